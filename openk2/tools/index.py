@@ -1,0 +1,194 @@
+"""Full-text search over documents, line by line: SQLite FTS5 finds candidates, a small ranking puts the best first.
+
+The unit is a line, because a line is what can be quoted and cited. A line `Field - part: value` has a heading
+(`Field - part`), which counts as much as the title: "population of Kenya" must put Kenya's total population before
+the hundred other lines that say "population".
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import sqlite3
+import threading
+import unicodedata
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+STOP_WORDS = frozenset(
+    "a an and are as at be by did do does for from had has have how in is it its many me much of on or per s tell than that"
+    " the their there they this to was were what when where which who whose will with you your".split()
+)
+CANDIDATES = 200  # lines fetched from FTS5 before ranking
+HEADING_LIMIT = 80  # characters before ": " that still count as a heading
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """One text. Lines are numbered from 1 and cited as `[id:line]`."""
+
+    id: str
+    title: str
+    lines: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    id: str
+    line: int
+    title: str
+    text: str
+
+
+def words(text: str) -> list[str]:
+    """Lower-case words without accents, as FTS5's unicode61 tokenizer sees them."""
+    plain = unicodedata.normalize("NFKD", text.lower())
+    return re.findall(r"\w+", "".join(c for c in plain if not unicodedata.combining(c)).replace("_", " "))
+
+
+def stem(word: str) -> str:
+    """A light stemmer (plural s, -es, -ies, -ing, -ed): enough to make query and line words meet."""
+    for suffix, keep in (("ies", "y"), ("sses", "ss"), ("ing", ""), ("ed", ""), ("es", "e"), ("s", "")):
+        if word.endswith(suffix) and len(word) - len(suffix) >= 3 and not word.endswith("ss"):
+            return (word[: len(word) - len(suffix)] + keep).rstrip("e") or word
+    return word.rstrip("e") if len(word) > 3 else word
+
+
+def heading_of(line: str) -> str:
+    head, colon, _ = line.partition(": ")
+    return head if colon and len(head) <= HEADING_LIMIT else ""
+
+
+SCHEMA = """
+CREATE TABLE documents(id TEXT PRIMARY KEY, title TEXT, text TEXT);
+CREATE VIRTUAL TABLE lines USING fts5(title, heading, body, document UNINDEXED, line UNINDEXED,
+  tokenize = 'porter unicode61 remove_diacritics 2');
+CREATE VIRTUAL TABLE vocabulary USING fts5vocab(lines, 'row');
+"""
+
+
+class Index:
+    """A set of documents that can be searched. `memory` builds one in RAM, `file` one on disk, `load` reads it again."""
+
+    def __init__(self, connection: sqlite3.Connection):
+        self._db = connection
+        self._lock = threading.Lock()
+
+    @classmethod
+    def memory(cls, documents: Iterable[Document]) -> Index:
+        connection = sqlite3.connect(":memory:", check_same_thread=False)
+        _fill(connection, documents)
+        return cls(connection)
+
+    @classmethod
+    def file(cls, path: Path, documents: Iterable[Document]) -> Index:
+        """Build at `path`, atomically: a reader sees the whole index or none. Raises OSError or sqlite3.Error."""
+        import os
+        import tempfile
+
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, part = tempfile.mkstemp(prefix=path.name, dir=path.parent)
+        os.close(handle)
+        try:
+            connection = sqlite3.connect(part)
+            connection.execute("PRAGMA synchronous = OFF")
+            _fill(connection, documents)
+            connection.close()
+            Path(part).replace(path)
+        finally:
+            Path(part).unlink(missing_ok=True)
+        return cls.load(path)
+
+    @classmethod
+    def load(cls, path: Path) -> Index:
+        return cls(sqlite3.connect(f"file:{path}?mode=ro&immutable=1", uri=True, check_same_thread=False))
+
+    def __len__(self) -> int:
+        """Number of documents."""
+        return self._db.execute("SELECT count(*) FROM documents").fetchone()[0]
+
+    def document(self, id: str) -> Document | None:
+        with self._lock:
+            row = self._db.execute("SELECT title, text FROM documents WHERE id = ?", (id,)).fetchone()
+        return Document(id, row[0], tuple(row[1].split("\n"))) if row else None
+
+    def documents(self) -> list[tuple[str, str]]:
+        """All (id, title), by id."""
+        with self._lock:
+            return self._db.execute("SELECT id, title FROM documents ORDER BY id").fetchall()
+
+    def search(self, query: str, k: int = 3) -> list[Hit]:
+        """The k best lines. Every word of the query is plain text: no FTS5 syntax can reach the engine."""
+        terms = list(dict.fromkeys(words(query)))
+        terms = [t for t in terms if t not in STOP_WORDS] or terms
+        if not terms:
+            return []
+        match = " OR ".join(f'"{t}"' for t in terms)
+        with self._lock:
+            rows = self._db.execute(
+                "SELECT document, line, title, heading, body FROM lines WHERE lines MATCH ?"
+                " ORDER BY bm25(lines, 6.0, 3.0, 1.0) LIMIT ?",
+                (match, CANDIDATES),
+            ).fetchall()
+        stems = list(dict.fromkeys(stem(t) for t in terms))
+        found = [(_words_by_field(row), row) for row in rows]
+        weights = self._weights(stems, [fields for fields, _ in found])
+        scored = [(-_score(fields, stems, weights), int(row[1]), row) for fields, row in found]
+        scored.sort(key=lambda item: item[:2])
+        return [Hit(row[0], int(row[1]), row[2], _text(row)) for _, _, row in scored[:k]]
+
+    def _weights(self, stems: list[str], fields: list[tuple[set[str], set[str], set[str]]]) -> dict[str, float]:
+        """Inverse frequency of each query word among the candidates; a word that no line has does not count."""
+        weights = {}
+        for word in stems:
+            count = sum(1 for title, heading, body in fields if word in title or word in heading or word in body)
+            if count:
+                weights[word] = 1.0 + 0.25 * math.log(1 + len(fields) / count)
+        return weights
+
+
+def _fill(connection: sqlite3.Connection, documents: Iterable[Document]) -> None:
+    connection.executescript(SCHEMA)
+    for document in documents:
+        connection.execute(
+            "INSERT OR REPLACE INTO documents VALUES (?, ?, ?)", (document.id, document.title, "\n".join(document.lines))
+        )
+        rows = []
+        for number, text in enumerate(document.lines, 1):
+            if text.strip():
+                heading = heading_of(text)
+                body = text[len(heading) + 2 :] if heading else text
+                rows.append((document.title, heading, body, document.id, number))
+        connection.executemany("INSERT INTO lines VALUES (?, ?, ?, ?, ?)", rows)
+    connection.commit()
+
+
+def _text(row: tuple) -> str:
+    return f"{row[3]}: {row[4]}" if row[3] else row[4]
+
+
+def _words_by_field(row: tuple) -> tuple[set[str], set[str], set[str]]:
+    title, heading, body = ({stem(w) for w in words(text)} for text in row[2:5])
+    return title, heading, body
+
+
+def _score(fields: tuple[set[str], set[str], set[str]], stems: list[str], weights: dict[str, float]) -> float:
+    """How much of the query the line covers, minus how much of its title and heading the query did not ask for."""
+    title, heading, body = fields
+    score = 0.0
+    for word, weight in weights.items():
+        if word in title or word in heading:
+            score += weight
+        elif word in body:
+            score += 0.6 * weight
+    asked = set(stems)
+    if title:
+        covered = len(title & asked) / len(title)
+        score += 1.5 * covered if covered == 1.0 else -0.3 * (1.0 - covered)
+    heading = {w for w in heading if w not in STOP_WORDS}
+    if heading:
+        score -= 0.5 * len(heading - asked - {"total"}) / len(heading)
+        if "total" in heading:
+            score += 0.1  # the whole before its parts
+    return score
