@@ -1,0 +1,77 @@
+"""The one protocol behind which every model stands: messages in, deltas out, then one whole reply."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, Protocol
+
+from openk2.chat.messages import Message, ToolSpec
+
+FinishReason = Literal["stop", "length", "tool_calls"]
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens of one reply, or the sum over several.
+
+    `prompt` includes `cached`; `completion` includes `reasoning`. `money` is in US dollars, None where no price is known.
+    """
+
+    prompt: int = 0
+    cached: int = 0
+    reasoning: int = 0
+    completion: int = 0
+    money: float | None = None
+
+    def __add__(self, other: Usage) -> Usage:
+        known = [m for m in (self.money, other.money) if m is not None]
+        return Usage(
+            self.prompt + other.prompt,
+            self.cached + other.cached,
+            self.reasoning + other.reasoning,
+            self.completion + other.completion,
+            sum(known) if known else None,
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Usage:
+        return cls(**{name: data[name] for name in cls.__dataclass_fields__ if name in data})
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one reply may use. None leaves the choice to the provider."""
+
+    max_tokens: int | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    seed: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Delta:
+    """A piece of a reply as it is being written, for people to watch; the `Reply` alone is recorded."""
+
+    kind: Literal["reasoning", "content", "call"]
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    message: Message
+    usage: Usage
+    finish_reason: FinishReason
+
+
+class Provider(Protocol):
+    name: str
+
+    def stream(
+        self, messages: Sequence[Message], tools: Sequence[ToolSpec], limits: Limits
+    ) -> AsyncIterator[Delta | Reply]:
+        """Yield deltas, then exactly one `Reply`. Raises UserError when trying again cannot help."""
+        ...
