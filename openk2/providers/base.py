@@ -15,7 +15,7 @@ FinishReason = Literal["stop", "length", "tool_calls"]
 class Usage:
     """Tokens of one reply, or the sum over several.
 
-    `prompt` includes `cached`; `completion` includes `reasoning`. `money` is in US dollars, None where no price is known.
+    `prompt` includes `cached`; `completion` includes `reasoning`. `money` is US dollars, None where no price is known.
     """
 
     prompt: int = 0
@@ -54,9 +54,12 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Delta:
-    """A piece of a reply as it is being written, for people to watch; the `Reply` alone is recorded."""
+    """A piece of a reply as it is being written, for people to watch; the `Reply` alone is recorded.
 
-    kind: Literal["reasoning", "content", "call"]
+    `retry` says in `text` why the reply is being asked for again; the pieces shown before it are void.
+    """
+
+    kind: Literal["reasoning", "content", "call", "retry"]
     text: str
 
 

@@ -46,7 +46,9 @@ class ScriptedProvider:
     ) -> AsyncIterator[Delta | Reply]:
         turn = sum(m.role == "assistant" for m in messages)
         if turn >= len(self.steps):
-            raise UserError(f"The script has {len(self.steps)} replies and a further one was asked for; add it to the script.")
+            raise UserError(
+                f"The script has {len(self.steps)} replies and a further one was asked for; add it to the script."
+            )
         step = self.steps[turn]
         message = step(messages) if callable(step) else step
         if message.reasoning:
