@@ -1,0 +1,112 @@
+"""Muon for matrices and AdamW for the rest, in one optimizer (Moonlight, arXiv 2502.16982; Kimi K2, 2507.20534).
+
+Matrices of one shape are orthogonalised together in one batched product, stacks of experts [E, out, in] included.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+_NS = (3.4445, -4.7750, 2.0315)  # quintic whose slope at 0 is steepest (Keller Jordan, Muon)
+_BATCH_ELEMENTS = 1 << 22  # matrices orthogonalised at once: keeps the work inside the cache
+
+
+def orthogonalise(matrices: Tensor, steps: int = 5, dtype: torch.dtype = torch.bfloat16) -> Tensor:
+    """Push the singular values of each matrix [..., n, m] towards 1 by Newton-Schulz: X <- aX + b(XX^T)X + c(XX^T)^2 X.
+
+    Computed in `dtype` and returned in it. Singular values end within about [0.7, 1.2], not at 1.
+    """
+    a, b, c = _NS
+    x = matrices.to(dtype)
+    shape = x.shape
+    x = x.reshape(-1, *shape[-2:])
+    tall = shape[-2] > shape[-1]
+    if tall:
+        x = x.transpose(1, 2)
+    x = x / (torch.linalg.vector_norm(x, dim=(1, 2), keepdim=True, dtype=torch.float32) + 1e-7).to(dtype)
+    for _ in range(steps):
+        gram = torch.bmm(x, x.transpose(1, 2))
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    if tall:
+        x = x.transpose(1, 2)
+    return x.reshape(shape)
+
+
+class MuonAdamW(torch.optim.Optimizer):
+    """Muon on the groups with `muon: True`, AdamW on the others. Both share the learning rate and the decay.
+
+    Muon: M = mu M + G; W = W (1 - lr decay) - lr 0.2 sqrt(max(n, m)) NS(G + mu M). The factor 0.2 sqrt(max(n, m))
+    gives the update the RMS of AdamW's. A parameter without gradient is left alone.
+    """
+
+    def __init__(
+        self, groups: Iterable[dict[str, Any]], lr: float = 2e-3, weight_decay: float = 0.1, momentum: float = 0.95,
+        betas: tuple[float, float] = (0.9, 0.95), eps: float = 1e-8, ns_steps: int = 5,
+        ns_dtype: torch.dtype = torch.bfloat16,
+    ) -> None:  # fmt: skip
+        defaults = {"lr": lr, "weight_decay": weight_decay, "momentum": momentum, "betas": betas, "eps": eps}
+        super().__init__(groups, defaults | {"muon": False, "ns_steps": ns_steps})
+        self.ns_dtype = ns_dtype  # not a group value: torch dtypes do not belong in a state dict
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        for group in self.param_groups:
+            live = [p for p in group["params"] if p.grad is not None]
+            if group["muon"]:
+                self._muon(group, live)
+            else:
+                self._adamw(group, live)
+
+    def _muon(self, group: dict[str, Any], live: list[Tensor]) -> None:
+        lr, mu = group["lr"], group["momentum"]
+        by_shape: dict[tuple[int, int], list[tuple[Tensor, Tensor]]] = defaultdict(list)
+        for p in live:
+            assert p.grad is not None
+            state = self.state[p]
+            if not state:
+                state["momentum"] = torch.zeros_like(p)
+            state["momentum"].mul_(mu).add_(p.grad)
+            update = p.grad.add(state["momentum"], alpha=mu)
+            p.mul_(1 - lr * group["weight_decay"])
+            n, m = p.shape[-2:]
+            by_shape[n, m] += zip(p.view(-1, n, m), update.view(-1, n, m), strict=True)
+        for (n, m), pairs in by_shape.items():
+            count = max(1, _BATCH_ELEMENTS // (n * m))
+            for start in range(0, len(pairs), count):
+                part = pairs[start : start + count]
+                ortho = orthogonalise(torch.stack([u for _, u in part]), group["ns_steps"], self.ns_dtype)
+                torch._foreach_add_(
+                    [p for p, _ in part], list(ortho.float().unbind(0)), alpha=-lr * 0.2 * math.sqrt(max(n, m))
+                )
+
+    def _adamw(self, group: dict[str, Any], live: list[Tensor]) -> None:
+        lr, (beta1, beta2) = group["lr"], group["betas"]
+        for p in live:
+            assert p.grad is not None
+            state = self.state[p]
+            if not state:
+                state.update(step=0, mean=torch.zeros_like(p), square=torch.zeros_like(p))
+            state["step"] += 1
+            state["mean"].lerp_(p.grad, 1 - beta1)
+            state["square"].mul_(beta2).addcmul_(p.grad, p.grad, value=1 - beta2)
+            denominator = (state["square"] / (1 - beta2 ** state["step"])).sqrt_().add_(group["eps"])
+            p.mul_(1 - lr * group["weight_decay"])
+            p.addcdiv_(state["mean"], denominator, value=-lr / (1 - beta1 ** state["step"]))
+
+
+def parameter_groups(model: nn.Module) -> list[dict[str, Any]]:
+    """Muon for every matrix and stack of matrices but the embedding, head and router; AdamW for these and the norms.
+
+    The router goes to AdamW: its rows are experts' directions, and orthogonal rows are no better a router.
+    """
+    matrices, others = [], []
+    for name, parameter in model.named_parameters():
+        adam = parameter.ndim < 2 or "embed_tokens" in name or "lm_head" in name or name.endswith("mlp.gate.weight")
+        (others if adam else matrices).append(parameter)
+    return [{"params": matrices, "muon": True}, {"params": others, "muon": False}]
