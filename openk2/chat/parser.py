@@ -1,0 +1,114 @@
+"""Token ids back to a message: reasoning, content and tool calls, piece by piece while they are sampled.
+
+Only ids are markup: the text `</think>` inside a page or an answer changes nothing. A model may open a tool section
+while it still thinks; the first tool marker ends the thinking.
+"""
+
+from __future__ import annotations
+
+import codecs
+from dataclasses import dataclass
+from typing import Literal
+
+from openk2.chat.messages import Message, ToolCall
+from openk2.chat.tokenizer import Tokenizer
+
+Kind = Literal["reasoning", "content", "call_id", "call_arguments"]
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    kind: Kind
+    text: str
+
+
+class Parser:
+    """Feed the ids of one assistant message, from `<think>` on; `finish()` gives the whole message."""
+
+    def __init__(self, tok: Tokenizer) -> None:
+        self._tok = tok
+        name = tok.special
+        self._think, self._end_think = name["<think>"], name["</think>"]
+        self._begin_section = name["<|tool_calls_section_begin|>"]
+        self._end_section = name["<|tool_calls_section_end|>"]
+        self._begin_call, self._end_call = name["<|tool_call_begin|>"], name["<|tool_call_end|>"]
+        self._begin_arguments = name["<|tool_call_argument_begin|>"]
+        self._ends = {name["<|im_end|>"], name["[EOS]"], name["[EOT]"]}
+        self._ids: list[int] = []
+        self._texts: dict[str, list[str]] = {"reasoning": [], "content": [], "call_id": [], "call_arguments": []}
+        self._state: Kind = "content"
+        self._in_section = False
+        self._thought = False
+        self._calls: list[ToolCall] = []
+        self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
+        self.ended = False
+
+    def feed(self, token: int) -> list[Piece]:
+        """Take one sampled id; return the text that became certain. Ids after the end of the message are ignored."""
+        if self.ended:
+            return []
+        self._ids.append(token)
+        if not self._tok.is_special(token):
+            return self._emit(self._utf8.decode(self._tok.decode_bytes([token])))
+        pieces = self._emit(self._utf8.decode(b"", final=True))
+        self._utf8.reset()
+        self._mark(token)
+        return pieces
+
+    def finish(self) -> Message:
+        """The message of everything fed. A call that was cut off or malformed is kept with its text as written."""
+        self._emit(self._utf8.decode(b"", final=True))
+        self._utf8.reset()
+        self._close_call()
+        text = {kind: "".join(parts) for kind, parts in self._texts.items()}
+        return Message(
+            "assistant",
+            content=text["content"],
+            reasoning=text["reasoning"] if self._thought else None,
+            tool_calls=tuple(self._calls),
+            token_ids=tuple(self._ids),
+        )
+
+    def _emit(self, text: str) -> list[Piece]:
+        if not text:
+            return []
+        self._texts[self._state].append(text)
+        return [Piece(self._state, text)]
+
+    def _mark(self, token: int) -> None:
+        """Change state at a special id; specials that have no meaning in a message are dropped from its text."""
+        if token in self._ends:
+            self._close_call()
+            self.ended = True
+        elif token == self._think:
+            self._close_call()
+            self._thought = True
+            self._state = "reasoning"
+        elif token in (self._end_think, self._end_section):
+            self._close_call()
+            self._in_section = False
+            self._state = "content"
+        elif token in (self._begin_section, self._begin_call, self._end_call):
+            self._close_call()
+            self._in_section = token != self._end_call or self._in_section
+            if self._in_section:
+                self._state = "call_id"
+        elif token == self._begin_arguments:
+            self._in_section = True
+            self._state = "call_arguments"
+
+    def _close_call(self) -> None:
+        """Keep the call written so far, if any; text in a section outside every call counts as a malformed call."""
+        call_id = "".join(self._texts["call_id"])
+        arguments = "".join(self._texts["call_arguments"])
+        self._texts["call_id"], self._texts["call_arguments"] = [], []
+        if call_id.strip() or arguments.strip():
+            self._calls.append(ToolCall(call_id, call_name(call_id), arguments))
+
+
+def call_name(call_id: str) -> str:
+    """The tool's name in an id `functions.NAME:IDX`; an id of another form is taken as the name itself."""
+    name, colon, index = call_id.strip().rpartition(":")
+    if not colon or not index.strip().isdigit():
+        name = call_id.strip()
+    return name.removeprefix("functions.").strip()

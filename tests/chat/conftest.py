@@ -1,0 +1,38 @@
+"""A small tokenizer trained on the spot, and Kimi's own where the data folder is given."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from openk2.chat.tokenizer import Tokenizer
+from openk2.chat.train_tokenizer import MIN_VOCAB, train
+
+TEXTS = [
+    'The population of "Kenya" is 57,532,493 (2025). [kenya:3] Kenya\'s density isn\'t known.\n',
+    "Compute x = 12_345 * 678 in Python: print(x / 2)\n\nfunctions.search:0 functions.python:1",
+    '{"query": "Kenya population", "k": 3} C:\\path\\name user_name the_population Ärzte naïve 漢字 かな',
+] * 5
+
+
+@pytest.fixture(scope="session")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
+    pytest.importorskip("tokenizers", reason="training a tokenizer needs the train extra")
+    return train(TEXTS, MIN_VOCAB + 60, tmp_path_factory.mktemp("tokenizer"))
+
+
+@pytest.fixture(scope="session")
+def kimi_folder() -> Path:
+    data = os.environ.get("OPENK2_DATA")
+    if not data or not (Path(data) / "kimi" / "tiktoken.model").exists():
+        pytest.skip("OPENK2_DATA does not hold kimi/tiktoken.model")
+    return Path(data) / "kimi"
+
+
+@pytest.fixture(params=["small", "kimi"])
+def tok(request: pytest.FixtureRequest) -> Tokenizer:
+    if request.param == "small":
+        return request.getfixturevalue("small")
+    return Tokenizer.load(request.getfixturevalue("kimi_folder"))
