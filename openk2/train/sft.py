@@ -1,0 +1,131 @@
+"""Supervised training on token shards.
+
+    python -m openk2.train.sft --data out/data --tokenizer out/tokenizer --out out/run1 --depth 8 --tokens 20M
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+import sys
+from pathlib import Path
+
+import click
+
+from openk2.errors import UserError
+
+_TOKENIZER_FILES = ("tiktoken.model", "tokenizer_config.json")
+
+
+def amount(text: str) -> int:
+    """`20M`, `1.5k`, `3B` or a plain number. Raises UserError on anything else."""
+    unit = {"k": 1e3, "m": 1e6, "b": 1e9}.get(text[-1:].lower())
+    try:
+        return round(float(text[:-1]) * unit) if unit else int(text.replace("_", ""))
+    except ValueError:
+        raise UserError(f"{text!r} is not an amount; write for example 20M, 500k or 8192.") from None
+
+
+def source(text: str) -> tuple[Path, float | None]:
+    """`DIR` or `DIR:WEIGHT`."""
+    folder, _, weight = text.rpartition(":")
+    if folder and not Path(text).exists():
+        try:
+            return Path(folder), float(weight)
+        except ValueError:
+            pass
+    return Path(text), None
+
+
+@click.command()
+@click.option("--data", "data", multiple=True, required=True, metavar="DIR[:WEIGHT]", help="Folder of token shards.")
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder of the run; resumed if it exists.")
+@click.option("--tokenizer", type=click.Path(path_type=Path), help="Folder of tiktoken.model; gives the vocabulary.")
+@click.option("--vocab-size", type=int, help="Vocabulary size when there is no --tokenizer.")
+@click.option("--init", type=click.Path(path_type=Path), help="Run or checkpoint whose weights to start from.")
+@click.option("--depth", type=int, default=8, show_default=True, help="The size dial: layers; width is 32 times that.")
+@click.option("--tokens", default="20M", show_default=True, help="Tokens to train on.")
+@click.option("--seconds", type=float, help="End after so much training time, if that comes first.")
+@click.option("--batch", default="8192", show_default=True, help="Tokens a step.")
+@click.option("--lr", type=float, default=4e-3, show_default=True)
+@click.option("--weight-decay", type=float, default=0.1, show_default=True)
+@click.option("--qk-clip", type=float, default=100.0, show_default=True, help="Largest attention logit allowed.")
+@click.option("--qat-fraction", type=float, default=0.2, show_default=True, help="Last part trained through INT4.")
+@click.option("--warmup", type=float, default=0.02, show_default=True, help="First part with rising rate.")
+@click.option("--decay", type=float, default=0.25, show_default=True, help="Last part with falling rate.")
+@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--threads", type=int, help="CPU threads (default: torch's choice).")
+@click.option("--checkpoint-minutes", type=float, default=5.0, show_default=True)
+@click.option("--log-every", type=int, default=10, show_default=True)
+@click.option("--max-steps", type=int, help="Pause after this step.")
+def sft(
+    data: tuple[str, ...], out: Path, tokenizer: Path | None, vocab_size: int | None, init: Path | None, depth: int,
+    tokens: str, seconds: float | None, batch: str, lr: float, weight_decay: float, qk_clip: float,
+    qat_fraction: float, warmup: float, decay: float, seed: int, threads: int | None, checkpoint_minutes: float,
+    log_every: int, max_steps: int | None,
+) -> None:  # fmt: skip
+    """Train on the tokens that a mask marks as the model's own."""
+    try:
+        import torch
+    except ImportError:
+        raise UserError("Training needs torch; install it with: pip install 'openk2[train]'") from None
+
+    from openk2.model.config import ModelConfig
+    from openk2.optim.schedule import WSD
+    from openk2.train.data import Stream
+    from openk2.train.loop import Settings, build, train
+    from openk2.train.packing import Packer
+    from openk2.train.state import initial_weights
+
+    if threads:
+        torch.set_num_threads(threads)
+    if init:
+        config, weights = initial_weights(init)
+    else:
+        config, weights = ModelConfig.from_depth(depth, vocab_size=_vocabulary(tokenizer, vocab_size)), None
+    if tokenizer:
+        config = dataclasses.replace(config, **_special_ids(tokenizer))
+        out.mkdir(parents=True, exist_ok=True)
+        for name in _TOKENIZER_FILES:
+            shutil.copyfile(tokenizer / name, out / name)
+    size = amount(batch)
+    stream = Stream([source(text) for text in data], seed, size)
+    click.echo(
+        f"{stream.tokens / 1e6:.1f}M tokens of data ({stream.skipped} documents too long for a batch of {size}), "
+        f"{config.count().total / 1e6:.1f}M parameters, {config.count().active / 1e6:.1f}M active"
+    )
+    model = build(config, seed)
+    if weights is not None:
+        model.load_tensors(weights)
+    settings = Settings(
+        tokens=amount(tokens), seconds=seconds, lr=lr, weight_decay=weight_decay, schedule=WSD(warmup, decay),
+        qk_clip=qk_clip, qat_fraction=qat_fraction, seed=seed, checkpoint_minutes=checkpoint_minutes,
+        log_every=log_every, max_steps=max_steps,
+    )  # fmt: skip
+    train(model, Packer(stream, size), settings, out, lambda line: click.echo(line))
+
+
+def _vocabulary(tokenizer: Path | None, vocab_size: int | None) -> int:
+    if tokenizer:
+        from openk2.chat.tokenizer import Tokenizer
+
+        return Tokenizer.load(tokenizer).n_vocab
+    if vocab_size is None:
+        raise UserError("Say which vocabulary the shards use: --tokenizer FOLDER (or --vocab-size N).")
+    return vocab_size
+
+
+def _special_ids(tokenizer: Path) -> dict[str, int]:
+    from openk2.chat.tokenizer import Tokenizer
+
+    special = Tokenizer.load(tokenizer).special
+    names = {"bos_token_id": "[BOS]", "eos_token_id": "<|im_end|>", "pad_token_id": "[PAD]"}
+    return {field: special[name] for field, name in names.items()}
+
+
+if __name__ == "__main__":
+    try:
+        sft.main(standalone_mode=False)
+    except (UserError, click.ClickException) as error:
+        click.echo(str(error) if isinstance(error, UserError) else error.format_message(), err=True)
+        sys.exit(2)
