@@ -17,6 +17,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from openk2.tools.index import slug
+
 FOLDER = Path(__file__).parent / "factbook"
 WIDTH = 280  # characters of a line before its text is broken at a sentence
 
@@ -98,13 +100,6 @@ def document_lines(data: dict[str, Any]) -> list[str]:
                     seen.add(line)
                     lines.append(line)
     return lines
-
-
-def slug(name: str) -> str:
-    import unicodedata
-
-    plain = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode()
-    return re.sub(r"[^a-z0-9]+", "-", plain.lower()).strip("-")
 
 
 def build(source: Path, folder: Path = FOLDER) -> int:

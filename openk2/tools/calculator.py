@@ -29,7 +29,7 @@ def calculator(expression: str) -> str:
     """Compute an arithmetic expression in Python syntax, for example (3 + 4) * 2 ** 5 or round(17 / 3, 2).
 
     Args:
-        expression: The expression; digits may be grouped with _ as in 1_234_567.
+        expression: The expression; digits may be grouped with _ as in 1_234_567 (the result groups them with commas).
     """
     return show(evaluate(expression))
 
@@ -63,13 +63,13 @@ def evaluate(expression: str) -> Number:
 
 
 def show(value: Number) -> str:
-    """Integers exact; floats rounded to 10 places, and integral ones without a point."""
+    """Thousands grouped by commas; integers exact; floats rounded to 10 places, integral ones without a point."""
     if isinstance(value, int):
-        return str(value)
+        return f"{value:,}"
     rounded = round(value, 10)
     if rounded == 0 and value != 0:  # do not call a small number nothing
         return repr(float(f"{value:.10g}"))
-    return str(int(rounded)) if rounded.is_integer() and abs(rounded) < 1e16 else repr(rounded)
+    return f"{int(rounded):,}" if rounded.is_integer() and abs(rounded) < 1e16 else f"{rounded:,}"
 
 
 def _value(node: ast.AST) -> Any:

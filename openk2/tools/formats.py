@@ -6,7 +6,7 @@ import re
 
 from openk2.tools.index import Document, Hit
 
-HIT_WIDTH = 120  # characters of a line shown by search
+HIT_WIDTH = 100  # characters of a line shown by search
 LINE_WIDTH = 400  # characters of a line shown by open and find
 FIND_LINES = 10
 PAGE_CHARS = 4000  # characters shown by open at once; the embedded model asks for a small page
@@ -17,9 +17,17 @@ def shorten(text: str, width: int) -> str:
 
 
 def format_hits(hits: list[Hit]) -> str:
+    """`In TITLE:` and under it its lines, best first; the title comes again whenever it changes."""
     if not hits:
         return "No line matches. Try other words."
-    return "\n".join(f"[{h.id}:{h.line}] {h.title} - {shorten(h.text, HIT_WIDTH)}" for h in hits)
+    lines: list[str] = []
+    title = None
+    for hit in hits:
+        if hit.title != title:
+            title = hit.title
+            lines.append(f"In {title}:")
+        lines.append(f"[{hit.id}:{hit.line}] {shorten(hit.text, HIT_WIDTH)}")
+    return "\n".join(lines)
 
 
 def format_open(document: Document, line: int, chars: int = PAGE_CHARS) -> str:

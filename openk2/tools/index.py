@@ -14,6 +14,7 @@ import threading
 import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 STOP_WORDS = frozenset(
@@ -43,10 +44,18 @@ class Hit:
 
 def words(text: str) -> list[str]:
     """Lower-case words without accents, as FTS5's unicode61 tokenizer sees them."""
-    plain = unicodedata.normalize("NFKD", text.lower())
-    return re.findall(r"\w+", "".join(c for c in plain if not unicodedata.combining(c)).replace("_", " "))
+    plain = text.lower()
+    if not plain.isascii():
+        plain = "".join(c for c in unicodedata.normalize("NFKD", plain) if not unicodedata.combining(c))
+    return re.findall(r"[^\W_]+", plain)
 
 
+@lru_cache(maxsize=1 << 16)
+def stems_of(text: str) -> frozenset[str]:
+    return frozenset(stem(w) for w in words(text))
+
+
+@lru_cache(maxsize=1 << 16)
 def stem(word: str) -> str:
     """A light stemmer (plural s, -es, -ies, -ing, -ed): enough to make query and line words meet."""
     for suffix, keep in (("ies", "y"), ("sses", "ss"), ("ing", ""), ("ed", ""), ("es", "e"), ("s", "")):
@@ -58,6 +67,17 @@ def stem(word: str) -> str:
 def heading_of(line: str) -> str:
     head, colon, _ = line.partition(": ")
     return head if colon and len(head) <= HEADING_LIMIT else ""
+
+
+def slug(name: str, limit: int = 18) -> str:
+    """A short id for citations: whole words of the name, lower-case ASCII, while they fit in `limit` characters."""
+    plain = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode().lower()
+    short, *rest = re.findall(r"[a-z0-9]+", plain) or [""]
+    for part in rest:
+        if len(short) + 1 + len(part) > limit:
+            break
+        short += f"-{part}"
+    return short[:limit]
 
 
 SCHEMA = """
@@ -132,13 +152,13 @@ class Index:
                 (match, CANDIDATES),
             ).fetchall()
         stems = list(dict.fromkeys(stem(t) for t in terms))
-        found = [(_words_by_field(row), row) for row in rows]
+        found = [((stems_of(row[2]), stems_of(row[3]), stems_of(row[4])), row) for row in rows]
         weights = self._weights(stems, [fields for fields, _ in found])
         scored = [(-_score(fields, stems, weights), int(row[1]), row) for fields, row in found]
         scored.sort(key=lambda item: item[:2])
         return [Hit(row[0], int(row[1]), row[2], _text(row)) for _, _, row in scored[:k]]
 
-    def _weights(self, stems: list[str], fields: list[tuple[set[str], set[str], set[str]]]) -> dict[str, float]:
+    def _weights(self, stems: list[str], fields: list[Fields]) -> dict[str, float]:
         """Inverse frequency of each query word among the candidates; a word that no line has does not count."""
         weights = {}
         for word in stems:
@@ -156,7 +176,7 @@ def _fill(connection: sqlite3.Connection, documents: Iterable[Document]) -> None
         )
         rows = []
         for number, text in enumerate(document.lines, 1):
-            if text.strip():
+            if text.strip() and text != document.title:  # the title is searched with every line; alone it answers nothing
                 heading = heading_of(text)
                 body = text[len(heading) + 2 :] if heading else text
                 rows.append((document.title, heading, body, document.id, number))
@@ -168,12 +188,10 @@ def _text(row: tuple) -> str:
     return f"{row[3]}: {row[4]}" if row[3] else row[4]
 
 
-def _words_by_field(row: tuple) -> tuple[set[str], set[str], set[str]]:
-    title, heading, body = ({stem(w) for w in words(text)} for text in row[2:5])
-    return title, heading, body
+Fields = tuple[frozenset[str], frozenset[str], frozenset[str]]  # stems of title, heading, body
 
 
-def _score(fields: tuple[set[str], set[str], set[str]], stems: list[str], weights: dict[str, float]) -> float:
+def _score(fields: Fields, stems: list[str], weights: dict[str, float]) -> float:
     """How much of the query the line covers, minus how much of its title and heading the query did not ask for."""
     title, heading, body = fields
     score = 0.0
@@ -186,7 +204,7 @@ def _score(fields: tuple[set[str], set[str], set[str]], stems: list[str], weight
     if title:
         covered = len(title & asked) / len(title)
         score += 1.5 * covered if covered == 1.0 else -0.3 * (1.0 - covered)
-    heading = {w for w in heading if w not in STOP_WORDS}
+    heading = heading - STOP_WORDS
     if heading:
         score -= 0.5 * len(heading - asked - {"total"}) / len(heading)
         if "total" in heading:

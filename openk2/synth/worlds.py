@@ -1,0 +1,90 @@
+"""Small libraries drawn anew: real Factbook pages of training countries with other names and other figures.
+
+The structure (which lines exist, how they are worded, what else they say) stays real; names, numbers and short texts are
+invented, so nothing in a world can be known without reading it.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from dataclasses import dataclass
+
+from openk2.library import documents
+from openk2.synth.attributes import ATTRIBUTES, Attribute
+from openk2.synth.heldout import held_out
+from openk2.synth.names import Pieces, name, renumber, word
+from openk2.tools.index import Document, Index, slug
+
+TEXT_HEADINGS = re.compile("|".join(f"(?:{a.heading})" for a in ATTRIBUTES if not a.numeric))
+ALWAYS = re.compile("|".join(f"(?:{a.heading})" for a in ATTRIBUTES))
+
+
+def training_documents() -> list[Document]:
+    return [d for d in documents() if not held_out("country", d.id)]
+
+
+def held_out_documents() -> list[Document]:
+    return [d for d in documents() if held_out("country", d.id)]
+
+
+def scramble(rng: random.Random, pieces: Pieces, text: str) -> str:
+    """Some words of a text replaced by invented ones, letter case kept."""
+
+    def swap(match: re.Match[str]) -> str:
+        old = match[0]
+        if len(old) < 4 or rng.random() < 0.45:
+            return old
+        new = word(rng, pieces)
+        return new if old[0].isupper() else new.lower()
+
+    return re.sub(r"[A-Za-z]+", swap, text)
+
+
+@dataclass
+class World:
+    index: Index
+    titles: list[str]
+    by_title: dict[str, Document]
+
+    def line(self, title: str, attribute: Attribute) -> tuple[int, str] | None:
+        """(line number, value) of an attribute, or None when this world's page does not have it."""
+        document = self.by_title[title]
+        pattern = re.compile(attribute.heading + ": ")
+        for number, text in enumerate(document.lines, 1):
+            match = pattern.match(text)
+            if match:
+                return number, text[match.end() :]
+        return None
+
+
+def redraw(rng: random.Random, pieces: Pieces, page: Document, title: str) -> Document:
+    """One page under a new title, with new figures; some lines are dropped, so that line numbers and gaps vary."""
+    old = re.compile(rf"\b{re.escape(page.title)}\b")
+    keep = rng.uniform(0.45, 1.0)
+    lines = [title]
+    for text in page.lines[1:]:
+        wanted = ALWAYS.match(text) is not None
+        if rng.random() > (0.94 if wanted else keep):
+            continue
+        heading, colon, value = text.partition(": ")
+        value = renumber(rng, old.sub(title, value))
+        if wanted and TEXT_HEADINGS.match(text) and rng.random() < 0.7:
+            value = scramble(rng, pieces, value)
+        lines.append(heading + colon + value)
+    return Document(slug(title), title, tuple(lines))
+
+
+def world(rng: random.Random, pages: list[Document], pieces: Pieces, size: int) -> World:
+    chosen = rng.sample(pages, size)
+    made: dict[str, Document] = {}
+    for page in chosen:
+        title = page.title if rng.random() < 0.15 else name(rng, pieces)
+        document = redraw(rng, pieces, page, title)
+        if document.id and all(document.id != d.id for d in made.values()):
+            made[title] = document
+    return World(Index.memory(made.values()), list(made), made)
+
+
+def real(pages: list[Document], index: Index) -> World:
+    return World(index, [p.title for p in pages], {p.title: p for p in pages})
