@@ -1,4 +1,4 @@
-"""search, open and find: the three ways a model reads documents. Lines are numbered, so that an answer can cite them."""
+"""search, open and find: how a model reads documents. Lines are numbered, so that an answer can cite them."""
 
 from __future__ import annotations
 

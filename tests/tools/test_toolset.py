@@ -1,0 +1,68 @@
+"""toolset(): the built-in tools by name, and the python tool through the tool contract."""
+
+import asyncio
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from openk2.errors import UserError
+from openk2.sandbox.policy import Policy
+from openk2.tools import BUILT_IN, ToolResult, toolset
+from openk2.tools.index import Document, Index
+
+INDEX = Index.memory([Document("a", "A", ("one line",))])
+
+
+def test_all_by_name(tmp_path: Path):
+    tools = toolset(["find", "python", "calculator"], index=INDEX, workspace=tmp_path)
+    assert list(tools) == ["find", "python", "calculator"]
+    assert tuple(toolset(index=INDEX, workspace=tmp_path)) == BUILT_IN
+    assert tuple(toolset()) == ("calculator",)
+    arguments = {name: list(tool.parameters["properties"]) for name, tool in toolset(index=INDEX).items()}
+    assert arguments == {
+        "calculator": ["expression"], "search": ["query", "k"], "open": ["id", "line"], "find": ["id", "pattern"],
+    }  # fmt: skip
+
+
+def test_what_cannot_be_built_is_said():
+    with pytest.raises(UserError, match="no built-in tool cook"):
+        toolset(["cook"])
+    with pytest.raises(UserError, match="needs documents"):
+        toolset(["search"])
+    with pytest.raises(UserError, match="needs a workspace"):
+        toolset(["python"])
+
+
+def test_python(tmp_path: Path):
+    python = toolset(["python"], workspace=tmp_path)["python"]
+    assert list(python.parameters["properties"]) == ["code"] and not python.idempotent
+    assert asyncio.run(python.run(json.dumps({"code": "x = 6\nprint(x)\nx * 7"}))) == ToolResult("6\n42")
+    assert asyncio.run(python.run(json.dumps({"code": "x + y"}))) == ToolResult(
+        "NameError: name 'y' is not defined", True
+    )
+    assert (asyncio.run(python.run('{"program": 1}'))).is_error
+
+
+def test_python_can_be_cancelled(tmp_path: Path):
+    python = toolset(["python"], workspace=tmp_path, policy=Policy(timeout=30))["python"]
+
+    async def cancelled() -> ToolResult:
+        call = asyncio.create_task(python.run(json.dumps({"code": "while True: pass"})))
+        await asyncio.sleep(0.3)
+        call.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await call
+        return await python.run(json.dumps({"code": "1"}))
+
+    start = time.monotonic()
+    assert asyncio.run(cancelled()).content.startswith("The Python process was restarted")
+    assert time.monotonic() - start < 5
+
+
+def test_importing_tools_is_cheap():
+    code = "import sys, openk2.tools.calculator; print({'torch', 'pydantic', 'numpy'} & set(sys.modules))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "set()"
