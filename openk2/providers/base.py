@@ -71,7 +71,8 @@ class Reply:
 
 
 class Provider(Protocol):
-    name: str
+    @property
+    def name(self) -> str: ...
 
     def stream(
         self, messages: Sequence[Message], tools: Sequence[ToolSpec], limits: Limits

@@ -1,0 +1,128 @@
+"""Everything a run is made of, as data that its log keeps: a run that is resumed is built from it again."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+from openk2 import __version__
+from openk2.agent import prompts
+from openk2.agent.budget import Budget
+from openk2.agent.events import RunStarted
+from openk2.errors import UserError
+from openk2.providers.base import Provider
+from openk2.tools.base import Tool
+from openk2.tools.index import Index
+
+NANO = Path(__file__).parent.parent / "weights" / "nano"
+TOOLS = ("search", "open", "find", "calculator", "python")
+STEPS = 300  # replies; what K2 Thinking was measured with
+
+
+@dataclass(frozen=True)
+class Setup:
+    """`model` is `nano`, a checkpoint folder, or a name served at `base_url`; None takes what is there."""
+
+    mode: Literal["chat", "agent"] = "agent"
+    model: str | None = None
+    base_url: str | None = None
+    docs: tuple[str, ...] = ()
+    steps: int = STEPS
+    max_tokens: int | None = None
+    max_seconds: float | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Setup:
+        known = {field.name for field in fields(cls)}
+        values = {name: value for name, value in data.items() if name in known}
+        return cls(**{**values, "docs": tuple(values.get("docs", ()))})
+
+    @cached_property
+    def folder(self) -> Path | None:
+        """The checkpoint folder; None for a served model. Raises UserError where the model is not to be found."""
+        if self.base_url:
+            return None
+        name = self.model or "nano"
+        if name == "nano":
+            if not (NANO / "config.json").exists():
+                raise UserError(
+                    "The embedded model is not in this checkout; name a checkpoint folder with --model"
+                    " or a server with --base-url."
+                )
+            return NANO
+        folder = Path(name)
+        if (folder / "config.json").is_file():
+            return folder
+        if folder.is_dir():
+            raise UserError(f"{folder} is not a checkpoint folder: it has no config.json.")
+        raise UserError(
+            f"There is no model {name!r}: it is neither `nano` nor a checkpoint folder;"
+            " a served model needs --base-url."
+        )
+
+    @cached_property
+    def profile(self) -> dict[str, Any]:
+        """What the checkpoint says of its own use (`openk2.json`): system prompt, tools, temperature."""
+        if self.folder is None or not (self.folder / "openk2.json").exists():
+            return {}
+        try:
+            return json.loads((self.folder / "openk2.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise UserError(f"{self.folder / 'openk2.json'} cannot be read ({error}); copy the model again.") from None
+
+    def started(self, run: str, question: str) -> RunStarted:
+        """The first event of a run with this setup."""
+        budget = Budget(self.steps, self.max_tokens, self.max_seconds)
+        return RunStarted(
+            run=run,
+            question=question,
+            system=self.profile.get("system") or prompts.system(self.mode),
+            tools=self.tool_names,
+            setup=self.to_json(),
+            budget=budget.to_json(),
+            version=__version__,
+        )
+
+    @property
+    def tool_names(self) -> tuple[str, ...]:
+        return () if self.mode == "chat" else tuple(self.profile.get("tools") or TOOLS)
+
+    def provider(self) -> Provider:
+        """Raises UserError for a checkpoint that cannot be loaded."""
+        if self.base_url:
+            from openk2.providers.openai import OpenAIProvider
+
+            return OpenAIProvider(self.model, self.base_url)
+        assert self.folder is not None
+        from openk2.providers.local import LocalProvider
+
+        try:
+            return LocalProvider(self.folder)
+        except (OSError, ValueError, KeyError) as error:
+            raise UserError(f"The checkpoint at {self.folder} cannot be loaded: {error}.") from None
+
+    def index(self) -> Index | None:
+        """The documents that the tools search: the person's own, else the embedded library."""
+        if self.mode == "chat":
+            return None
+        if self.docs:
+            from openk2.tools.documents import index
+
+            return index([Path(path) for path in self.docs])
+        from openk2 import library
+
+        return library.index()
+
+    def tools(self, names: Sequence[str], index: Index | None, workspace: Path) -> dict[str, Tool]:
+        if not names:
+            return {}
+        from openk2.tools import toolset
+
+        return toolset(names, index=index, workspace=workspace)

@@ -1,0 +1,61 @@
+"""Settings beside the flags: environment variables (OPENK2_MODEL and so on) and one TOML file.
+
+A flag beats the environment, which beats `~/.config/openk2/config.toml`.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import click
+
+from openk2.errors import UserError
+
+NAMES = ("model", "base_url", "mode", "docs", "steps", "max_tokens", "max_seconds", "run_dir", "quiet")
+
+
+def config_path() -> Path:
+    home = os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config"
+    return Path(home) / "openk2" / "config.toml"
+
+
+def read() -> dict[str, Any]:
+    """The TOML file's settings; empty where there is no file."""
+    path = config_path()
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (FileNotFoundError, NotADirectoryError):
+        return {}
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} cannot be read ({error}).") from None
+    import tomllib
+
+    try:
+        values = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise UserError(f"{path} is not valid TOML: {error}.") from None
+    if unknown := sorted(set(values) - set(NAMES)):
+        raise UserError(f"{path} has the unknown setting {unknown[0]!r}; known are {', '.join(NAMES)}.")
+    return values
+
+
+class Command(click.Command):
+    """A command whose options, where no flag or variable sets them, come from the TOML file."""
+
+    def make_context(
+        self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
+    ) -> click.Context:
+        if not {"-h", "--help"} & set(args):
+            extra.setdefault("default_map", read())
+        return super().make_context(info_name, args, parent, **extra)
+
+
+def run_dir_option(function: Any) -> Any:
+    return click.option(
+        "--run-dir",
+        envvar="OPENK2_RUN_DIR",
+        type=click.Path(path_type=Path, file_okay=False),
+        help="Where runs are kept (default: the user's data folder).",
+    )(function)

@@ -1,0 +1,173 @@
+"""What a person sees of a run: thinking dimmed, one line a call, the answer, its sources.
+
+On a terminal all of it goes to stdout. Otherwise stdout gets the answer and its sources alone, as plain text, and
+stderr the progress. Text of models and documents cannot send control codes to the terminal.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from openk2.agent.events import Event, Note, ReplyReceived, RunFinished, ToolFinished, ToolStarted
+from openk2.agent.sources import Source
+from openk2.providers.base import Delta
+
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+PREVIEW = 60  # characters of a result beside its call, at least
+NOTES = {
+    "budget": "The budget is used up; this is the best answer so far.",
+    "length": "The answer was cut at the model's limit of tokens.",
+}
+SOURCE_WIDTH = 300  # characters of a source's line
+
+
+def plain(text: str) -> str:
+    return _CONTROL.sub("", text)
+
+
+def one_line(text: str) -> str:
+    return " ".join(plain(text).split())
+
+
+def clip(text: str, width: int) -> str:
+    return text if len(text) <= width else text[: max(0, width - 1)] + "…"
+
+
+def call_text(name: str, arguments: str) -> str:
+    """A call as Python would write it: `search("density", k=3)`; what is not a JSON object stands as it came."""
+    try:
+        values = json.loads(arguments)
+        if not isinstance(values, dict):
+            raise ValueError
+    except ValueError:
+        return one_line(f"{name}({arguments})")
+    shown = [value.strip() if isinstance(value, str) else json.dumps(value) for value in values.values()]
+    return one_line(f"{name}({', '.join(shown)})")
+
+
+def seconds_text(seconds: float) -> str:
+    return f"{seconds * 1000:.0f} ms" if seconds < 1 else f"{seconds:.1f} s"
+
+
+class Terminal:
+    """Watches a loop. `live` shows the answer as it is written; else it is printed once, at the end."""
+
+    def __init__(self, *, quiet: bool = False, live: bool | None = None) -> None:
+        self.quiet = quiet
+        self.live = sys.stdout.isatty() if live is None else live
+        self._calls: dict[tuple[int, int], str] = {}
+        self._shown = ""  # kind of the text that is open at the end of the screen
+        self._fleeting = False
+        self._written = ""  # content of the present reply that is on the screen
+        self._console: Any = None
+        if self.live:
+            from rich.console import Console
+
+            self._console = Console(highlight=False, markup=False, emoji=False)
+
+    def watch(self, item: Event | Delta) -> None:
+        if isinstance(item, Delta):
+            self._delta(item)
+        elif isinstance(item, ReplyReceived):
+            self._end_text()
+            if item.message.tool_calls:
+                self._written = ""
+        elif isinstance(item, ToolStarted):
+            text = call_text(item.name, item.arguments)
+            self._calls[item.reply, item.index] = text
+            self.wait(text)
+        elif isinstance(item, ToolFinished):
+            self._call_line(item)
+        elif isinstance(item, Note):
+            self._line(f"({one_line(item.text)})", "yellow")
+
+    def wait(self, text: str) -> None:
+        """A line that stands until the next output: what is being waited for."""
+        if self.live and not self.quiet and self._console.is_terminal:
+            self._end_text()
+            self._raw(clip(f"  ⋯ {text}", self._width() - 1), "dim", "")
+            self._fleeting = True
+
+    def finish(self, end: RunFinished, sources: Sequence[Source]) -> None:
+        """The answer and what it rests on. An answer that is on the screen already is not printed again."""
+        self._end_text()
+        if self._written.strip() != end.answer:
+            self._out(plain(end.answer), "")
+        if sources:
+            self._out("\nSources", "bold")
+            for source in sources:
+                self._out(f"  {source_text(source)}", "")
+        if note := NOTES.get(end.reason):
+            self._line(f"({note})", "yellow")
+
+    def _delta(self, delta: Delta) -> None:
+        if delta.kind == "retry":
+            self._written = ""
+        if self.quiet or delta.kind in ("call", "retry") or (delta.kind == "content" and not self.live):
+            return
+        if self._shown != delta.kind:
+            self._end_text()
+            delta = Delta(delta.kind, delta.text.lstrip())
+            if not delta.text:
+                return
+        self._clear()
+        self._shown = delta.kind
+        if delta.kind == "content":
+            self._written += delta.text
+        self._raw(plain(delta.text), "dim" if delta.kind == "reasoning" else "", "")
+
+    def _call_line(self, event: ToolFinished) -> None:
+        call = self._calls.pop((event.reply, event.index), f"{event.name}(…)")
+        took = seconds_text(event.seconds)
+        room = max(self._width() - len(took) - 12, 40)
+        call = clip(call, max(room - PREVIEW, room // 2))
+        preview = clip(one_line(event.content), room - len(call))
+        self._line(
+            f"  {'✗' if event.is_error else '→'} {call} · {took} · {preview}", "red" if event.is_error else "cyan"
+        )
+
+    def _line(self, text: str, style: str) -> None:
+        if not self.quiet:
+            self._end_text()
+            self._raw(text, style, "\n")
+
+    def _end_text(self) -> None:
+        self._clear()
+        if self._shown:
+            self._raw("", "", "\n")
+            self._shown = ""
+
+    def _clear(self) -> None:
+        if self._fleeting:
+            self._console.file.write("\r\x1b[2K")
+            self._fleeting = False
+
+    def _width(self) -> int:
+        return self._console.width if self.live else 160
+
+    def _raw(self, text: str, style: str, end: str) -> None:
+        if self.live:
+            self._console.print(text, style=style or None, end=end, soft_wrap=True)
+            self._console.file.flush()
+        else:
+            sys.stderr.write(text + end)
+            sys.stderr.flush()
+
+    def _out(self, text: str, style: str) -> None:
+        if self.live:
+            self._console.print(text, style=style or None, soft_wrap=True)
+        else:
+            sys.stdout.write(text + "\n")
+
+
+def source_text(source: Source) -> str:
+    mark = f"[{source.id}:{source.line}]"
+    if source.text is None:
+        return f"{mark} (no such line: the citation is wrong)"
+    title = "" if source.title == source.id else f"{one_line(source.title)} - "
+    unseen = "" if source.seen else " (not read in this run)"
+    return f"{mark} {title}{clip(one_line(source.text), SOURCE_WIDTH)}{unseen}"
