@@ -101,9 +101,7 @@ def _fault(error: Exception) -> int:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             (folder / name).write_text(f"openk2 {__version__}\n{' '.join(sys.argv)}\n\n{text}", encoding="utf-8")
-            return _say(
-                f"{type(error).__name__}: {error}; this is a fault of openk2, details are in {folder / name}", 1
-            )
+            return _say(f"{said} Details are in {folder / name}", 1)
         except OSError:
             continue
     return _say(f"{said}\n{text}", 1)

@@ -38,13 +38,7 @@ def list_runs(run_dir: Path | None, as_json: bool) -> None:
         state = last.reason if isinstance(last, RunFinished) else "running" if log.in_use(folder) else "stopped"
         steps, seconds = len(context.replies(events)), budget.seconds(events)
         if as_json:
-            entry = {
-                "run": folder.name,
-                "state": state,
-                "steps": steps,
-                "seconds": round(seconds, 3),
-                "ts": events[0].ts,
-            }
+            entry = {"run": folder.name, "state": state, "steps": steps, "seconds": round(seconds, 3)}
             click.echo(json.dumps({**entry, "ts": events[0].ts, "question": events[0].question}))
         else:
             when = time.strftime("%Y-%m-%d %H:%M", time.localtime(events[0].ts))
