@@ -12,7 +12,7 @@ from typing import Any, Literal
 from openk2 import __version__
 from openk2.agent import prompts
 from openk2.agent.budget import Budget
-from openk2.agent.events import RunStarted
+from openk2.agent.events import Event, RunStarted, ToolStarted
 from openk2.errors import UserError
 from openk2.providers.base import Provider
 from openk2.tools.base import Tool
@@ -120,9 +120,14 @@ class Setup:
 
         return library.index()
 
-    def tools(self, names: Sequence[str], index: Index | None, workspace: Path) -> dict[str, Tool]:
+    def tools(
+        self, names: Sequence[str], index: Index | None, workspace: Path, events: Sequence[Event] = ()
+    ) -> dict[str, Tool]:
+        """The tools called `names`. `events` tells what an earlier process of this run has left behind."""
         if not names:
             return {}
         from openk2.tools import toolset
 
-        return toolset(names, index=index, workspace=workspace)
+        ran = any(isinstance(event, ToolStarted) and event.name == "python" for event in events)
+        page = self.profile.get("page_chars")
+        return toolset(names, index=index, workspace=workspace, page_chars=page, resumed=ran)

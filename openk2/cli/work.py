@@ -50,7 +50,7 @@ def _run(log: Log, terminal: Terminal) -> tuple[RunFinished, Index | None]:
         opening = pool.submit(setup.index)  # while the model loads
         provider = setup.provider()
         index = opening.result()
-    tools = setup.tools(log.started.tools, index, log.workspace)
+    tools = setup.tools(log.started.tools, index, log.workspace, log.events)
 
     async def run() -> RunFinished:
         try:

@@ -69,14 +69,17 @@ class Box:
     """Starts on the first call. One call runs at a time; `kill` may come from another thread. Use as a context manager,
     or let it go out of scope: the processes end with it."""
 
-    def __init__(self, workspace: Path, policy: Policy | None = None, tier: Tier | None = None):
-        """`workspace`: the one folder that code may write to. `tier`: only this one; by default the strongest."""
+    def __init__(
+        self, workspace: Path, policy: Policy | None = None, tier: Tier | None = None, *, resumed: bool = False
+    ):
+        """`workspace`: the one folder that code may write to. `tier`: only this one; by default the strongest.
+        `resumed`: an earlier box had state that is gone, so the first call says that."""
         self.workspace = workspace
         self.policy = policy or Policy()
         self.tier: Tier | None = None  # the tier in use, once started
         self._wanted: tuple[Tier, ...] = (tier,) if tier else TIERS
         self._running: _Running | None = None
-        self._lost = False  # a process with state was ended, and no call has said so yet
+        self._lost = resumed  # a process with state was ended, and no call has said so yet
         self._lock = threading.Lock()
 
     def __enter__(self) -> Box:

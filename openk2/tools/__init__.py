@@ -27,12 +27,13 @@ def toolset(
     sandbox: Tier | None = None,
     policy: Policy | None = None,
     page_chars: int | None = None,
+    resumed: bool = False,
 ) -> dict[str, Tool]:
     """The built-in tools called `names` (None: all that can be built), in that order.
 
     `search`, `open` and `find` need an `index`; `python` needs a `workspace`, the only folder its code may write to.
     `sandbox`: the boundary python must run in; None is the strongest that works here. `page_chars`: what `open` shows
-    at once. Raises UserError for an unknown name and for one that lacks what it needs.
+    at once. `resumed`: python ran before in this run and its variables are gone. Raises UserError for an unknown name and for one that lacks what it needs.
     """
     searching = ("search", "open", "find")
     if names is None:
@@ -45,7 +46,7 @@ def toolset(
                 raise UserError("The tool python needs a workspace: pass the folder that its code may write to.")
             from openk2.tools.python import python_tool
 
-            tools[name] = python_tool(workspace, policy, sandbox)
+            tools[name] = python_tool(workspace, policy, sandbox, resumed=resumed)
         elif name == "calculator":
             from openk2.tools.calculator import calculator
 

@@ -10,9 +10,11 @@ from openk2.sandbox.policy import Policy
 from openk2.tools.base import Tool, ToolResult, tool
 
 
-def python_tool(workspace: Path, policy: Policy | None = None, tier: Tier | None = None) -> Tool:
+def python_tool(
+    workspace: Path, policy: Policy | None = None, tier: Tier | None = None, *, resumed: bool = False
+) -> Tool:
     """The tool `python`, in the strongest sandbox of this machine. The box starts with the first call."""
-    box = Box(workspace, policy, tier)
+    box = Box(workspace, policy, tier, resumed=resumed)
     limits = box.policy
 
     # Not idempotent: a repeat would act a second time on the state that the first left. The timeout is the box's.
