@@ -33,7 +33,8 @@ def toolset(
 
     `search`, `open` and `find` need an `index`; `python` needs a `workspace`, the only folder its code may write to.
     `sandbox`: the boundary python must run in; None is the strongest that works here. `page_chars`: what `open` shows
-    at once. `resumed`: python ran before in this run and its variables are gone. Raises UserError for an unknown name and for one that lacks what it needs.
+    at once. `resumed`: python ran before in this run and its variables are gone. Raises UserError for an unknown name
+    and for one that lacks what it needs.
     """
     searching = ("search", "open", "find")
     if names is None:
