@@ -192,7 +192,8 @@ class ModelConfig:
             del data["quantization_config"]
         data["num_key_value_heads"] = self.num_attention_heads
         data["rope_interleave"] = True
-        return {"architectures": ["DeepseekV3ForCausalLM"], "model_type": "deepseek_v3", "torch_dtype": "bfloat16"} | data
+        head = {"architectures": ["DeepseekV3ForCausalLM"], "model_type": "deepseek_v3", "torch_dtype": "bfloat16"}
+        return head | data
 
     @classmethod
     def from_hf(cls, data: dict[str, Any]) -> ModelConfig:

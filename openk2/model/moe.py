@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from openk2.model.attention import linear
 from openk2.model.config import ModelConfig
 
-
 _ROWS = 64
 
 

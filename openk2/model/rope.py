@@ -1,4 +1,4 @@
-"""Rotary position embedding with YaRN, in the layout of Hugging Face's DeepSeek-V3 (interleaved pairs in, halves out)."""
+"""Rotary position embedding with YaRN, in Hugging Face's DeepSeek-V3 layout (interleaved pairs in, halves out)."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ class Folder:
         self.ids: list[np.ndarray] = []
         self.masks: list[np.ndarray] = []
         table = []
-        for shard, name in enumerate(names):
+        for name in names:
             lengths = np.fromfile(name.with_suffix(".idx"), np.int32).astype(np.int64)
             total = int(lengths.sum())
             for suffix, width in ((".bin", 2), (".mask", 1)):

@@ -34,12 +34,13 @@ class Settings:
 
     tokens: int
     seconds: float | None = None  # end after so much training time, if it comes before the tokens
-    lr: float = 4e-3
+    lr: float = 1e-2
+    adam_scale: float = 0.3  # AdamW's share of the rate: its steps are larger than Muon's while gradients are steady
     weight_decay: float = 0.1
     schedule: WSD = field(default_factory=WSD)
     clip: float = 1.0
     qk_clip: float = 100.0
-    balance: float = 1e-3
+    balance: float = 1e-2  # Moonlight's 1e-3 needs thousands of steps; a small run has only those
     qat_fraction: float = 0.2
     seed: int = 0
     checkpoint_minutes: float = 5.0
@@ -80,7 +81,7 @@ def train(
             batch = packer.next()
             rate = settings.schedule.at(progress)
             for group in optimizer.param_groups:
-                group["lr"] = settings.lr * max(rate, 1e-3)
+                group["lr"] = settings.lr * max(rate, 1e-3) * (1.0 if group["muon"] else settings.adam_scale)
             qat = settings.qat_fraction > 0 and progress >= 1 - settings.qat_fraction
             for experts in model.experts():
                 stacks = (experts.gate_proj, experts.up_proj, experts.down_proj)

@@ -1,6 +1,6 @@
 """Supervised training on token shards.
 
-    python -m openk2.train.sft --data out/data --tokenizer out/tokenizer --out out/run1 --depth 8 --tokens 20M
+python -m openk2.train.sft --data out/data --tokenizer out/tokenizer --out out/run1 --depth 8 --tokens 20M
 """
 
 from __future__ import annotations
@@ -47,7 +47,9 @@ def source(text: str) -> tuple[Path, float | None]:
 @click.option("--tokens", default="20M", show_default=True, help="Tokens to train on.")
 @click.option("--seconds", type=float, help="End after so much training time, if that comes first.")
 @click.option("--batch", default="8192", show_default=True, help="Tokens a step.")
-@click.option("--lr", type=float, default=4e-3, show_default=True)
+@click.option("--lr", type=float, default=1e-2, show_default=True)
+@click.option("--adam-scale", type=float, default=0.3, show_default=True, help="AdamW's share of the rate.")
+@click.option("--balance", type=float, default=1e-2, show_default=True, help="Step of the router's selection bias.")
 @click.option("--weight-decay", type=float, default=0.1, show_default=True)
 @click.option("--qk-clip", type=float, default=100.0, show_default=True, help="Largest attention logit allowed.")
 @click.option("--qat-fraction", type=float, default=0.2, show_default=True, help="Last part trained through INT4.")
@@ -60,9 +62,9 @@ def source(text: str) -> tuple[Path, float | None]:
 @click.option("--max-steps", type=int, help="Pause after this step.")
 def sft(
     data: tuple[str, ...], out: Path, tokenizer: Path | None, vocab_size: int | None, init: Path | None, depth: int,
-    tokens: str, seconds: float | None, batch: str, lr: float, weight_decay: float, qk_clip: float,
-    qat_fraction: float, warmup: float, decay: float, seed: int, threads: int | None, checkpoint_minutes: float,
-    log_every: int, max_steps: int | None,
+    tokens: str, seconds: float | None, batch: str, lr: float, adam_scale: float, balance: float,
+    weight_decay: float, qk_clip: float, qat_fraction: float, warmup: float, decay: float, seed: int,
+    threads: int | None, checkpoint_minutes: float, log_every: int, max_steps: int | None,
 ) -> None:  # fmt: skip
     """Train on the tokens that a mask marks as the model's own."""
     try:
@@ -84,6 +86,8 @@ def sft(
     else:
         config, weights = ModelConfig.from_depth(depth, vocab_size=_vocabulary(tokenizer, vocab_size)), None
     if tokenizer:
+        if config.vocab_size != (size := _vocabulary(tokenizer, None)):
+            raise UserError(f"{tokenizer} has {size} entries but the network {config.vocab_size}; they must agree.")
         config = dataclasses.replace(config, **_special_ids(tokenizer))
         out.mkdir(parents=True, exist_ok=True)
         for name in _TOKENIZER_FILES:
@@ -98,9 +102,9 @@ def sft(
     if weights is not None:
         model.load_tensors(weights)
     settings = Settings(
-        tokens=amount(tokens), seconds=seconds, lr=lr, weight_decay=weight_decay, schedule=WSD(warmup, decay),
-        qk_clip=qk_clip, qat_fraction=qat_fraction, seed=seed, checkpoint_minutes=checkpoint_minutes,
-        log_every=log_every, max_steps=max_steps,
+        tokens=amount(tokens), seconds=seconds, lr=lr, adam_scale=adam_scale, balance=balance,
+        weight_decay=weight_decay, schedule=WSD(warmup, decay), qk_clip=qk_clip,
+        qat_fraction=qat_fraction, seed=seed, checkpoint_minutes=checkpoint_minutes, log_every=log_every, max_steps=max_steps,
     )  # fmt: skip
     train(model, Packer(stream, size), settings, out, lambda line: click.echo(line))
 

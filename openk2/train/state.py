@@ -1,4 +1,4 @@
-"""The state of a training run on disk: written beside, synced, renamed, so that a kill leaves the old or the new one."""
+"""The state of a training run on disk: written beside, synced, renamed: a kill leaves one whole."""
 
 from __future__ import annotations
 
