@@ -12,7 +12,8 @@ from openk2.tools.index import Index
 
 _MARK = re.compile(r"\[([^\[\]\n]*?\w:\d[^\[\]\n]*)\]")
 _PLACE = re.compile(r"([\w.\-]+):(\d+)(?:\s*[-–]\s*(\d+))?")
-_SHOWN = re.compile(r"^\[([\w.\-]+):(\d+)\] (.*)$", re.MULTILINE)
+_SHOWN = re.compile(r"\[([\w.\-]+):(\d+)\] (.*)$", re.MULTILINE)
+READERS = ("search", "open", "find")  # what python prints is no document
 LONGEST_RANGE = 12  # lines of `[id:first-last]` that are looked up
 
 
@@ -44,7 +45,7 @@ def cited(answer: str) -> list[tuple[str, int]]:
 def sources(answer: str, events: Sequence[Event], index: Index | None) -> list[Source]:
     shown: dict[tuple[str, int], str] = {}
     for event in events:
-        if isinstance(event, ToolFinished) and not event.is_error:
+        if isinstance(event, ToolFinished) and event.name in READERS:
             for id, line, text in _SHOWN.findall(event.content):
                 shown.setdefault((id, int(line)), text)
     return [_source(id, line, shown.get((id, line)), index) for id, line in cited(answer)]

@@ -17,7 +17,7 @@ from openk2.agent.sources import Source
 from openk2.providers.base import Delta
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
-PREVIEW = 60  # characters of a result beside its call, at least
+PREVIEW = 32  # characters of a result beside its call, at least
 NOTES = {
     "budget": "The budget is used up; this is the best answer so far.",
     "length": "The answer was cut at the model's limit of tokens.",
@@ -76,12 +76,13 @@ class Terminal:
             self._end_text()
             if item.message.tool_calls:
                 self._written = ""
+            for index, call in enumerate(item.message.tool_calls):
+                self._calls[item.seq, index] = call_text(call.name, call.arguments)
         elif isinstance(item, ToolStarted):
-            text = call_text(item.name, item.arguments)
-            self._calls[item.reply, item.index] = text
-            self.wait(text)
+            self.wait(call_text(item.name, item.arguments))
         elif isinstance(item, ToolFinished):
             self._call_line(item)
+            self.wait("")
         elif isinstance(item, Note):
             self._line(f"({one_line(item.text)})", "yellow")
 
@@ -115,17 +116,20 @@ class Terminal:
             if not delta.text:
                 return
         self._clear()
-        self._shown = delta.kind
         if delta.kind == "content":
+            if self._shown != "content" and not self._written:
+                self._raw("", "", "\n")
             self._written += delta.text
+        self._shown = delta.kind
         self._raw(plain(delta.text), "dim" if delta.kind == "reasoning" else "", "")
 
     def _call_line(self, event: ToolFinished) -> None:
         call = self._calls.pop((event.reply, event.index), f"{event.name}(…)")
         took = seconds_text(event.seconds)
-        room = max(self._width() - len(took) - 12, 40)
-        call = clip(call, max(room - PREVIEW, room // 2))
-        preview = clip(one_line(event.content), room - len(call))
+        preview = one_line(event.content)
+        room = max(self._width() - len(took) - 11, 2 * PREVIEW)
+        call = clip(call, room - min(len(preview), PREVIEW))
+        preview = clip(preview, room - len(call))
         self._line(
             f"  {'✗' if event.is_error else '→'} {call} · {took} · {preview}", "red" if event.is_error else "cyan"
         )
