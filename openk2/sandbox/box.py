@@ -165,6 +165,8 @@ class _Running:
             raise _Refused(f"the system-call filter does not know {os.uname().machine}")
         if tier == "landlock" and not landlock.version():
             raise _Refused("the kernel has no Landlock, or it is switched off")
+        if tier == "landlock" and os.geteuid() == 0 and self._user is None:
+            raise _Refused("we are root, and this container has no other user id to run the code as")
         if tier == "bubblewrap" and bwrap.binary() is None:
             raise _Refused("bwrap is not installed")
         try:
@@ -299,8 +301,10 @@ class _Running:
         """The next frame, or None after the deadline. Raises EOFError when the box hung up."""
         baseline = _folder_size(self._workspace) if watch else 0
         next_watch = time.monotonic() + WATCH_SECONDS
+        poll = select.poll()  # not select.select: a server may have more than 1024 files open
+        poll.register(self._host, select.POLLIN)
         while (remaining := deadline - time.monotonic()) > 0:
-            ready, _, _ = select.select([self._host], [], [], min(remaining, WATCH_SECONDS))
+            ready = poll.poll(min(remaining, WATCH_SECONDS) * 1000)
             if watch and time.monotonic() >= next_watch:
                 self._check_use(baseline)
                 next_watch = time.monotonic() + WATCH_SECONDS

@@ -29,10 +29,10 @@ def arguments(
     if drop_root:
         options += ["--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGID"]
     else:
-        options += ["--unshare-user", "--disable-userns"]
+        options += ["--unshare-user"]  # a second one inside is refused by the system-call filter
     options += ["--hostname", "box", "--as-pid-1", "--new-session"]
     if drop_root:  # bwrap makes the folders above a mount for their owner only, which is root
-        above = {str(parent) for path in readable for parent in Path(path).parents if parent != Path("/")}
+        above = {str(parent) for path in (*readable, *DEVICES) for parent in Path(path).parents if parent != Path("/")}
         for folder in sorted(above - set(readable)):
             if not any(folder.startswith(f"{path}/") for path in readable):
                 options += ["--perms", "0755", "--dir", folder]
@@ -46,7 +46,6 @@ def arguments(
     options += ["--ro-bind", str(Path(__file__).parent), PACKAGE]
     options += ["--bind", str(workspace), WORKSPACE]
     options += ["--remount-ro", "/"]  # the root of the box is a tmpfs: else code could fill memory there
-    options += ["--clearenv"]
     for key, value in environment.items():
         options += ["--setenv", key, value]
     return (*options, "--", *command)

@@ -65,6 +65,10 @@ def _own_groups() -> list[tuple[str, str]]:
 
 
 def _make(folder: Path, limits: dict[str, int]) -> Path:
+    for old in folder.parent.glob("openk2-*"):  # left by a host that was killed
+        owner = old.name.split("-")[1]
+        if owner.isdigit() and not Path(f"/proc/{owner}").exists():
+            _remove(old)
     folder.mkdir()
     try:
         for name, value in limits.items():

@@ -52,7 +52,8 @@ def readable_paths() -> list[str]:
     if any(prefix.startswith(NIX_STORE) for prefix in prefixes):
         prefixes.append(NIX_STORE)
     paths = [*SYSTEM_PATHS, *SYSTEM_FILES, *prefixes]
-    return [path for path in dict.fromkeys(paths) if Path(path).exists() and Path(path) not in (Path("/"), Path.home())]
+    never = {"/", str(Path("~").expanduser())}
+    return [path for path in dict.fromkeys(paths) if path not in never and Path(path).exists()]
 
 
 def environment(workspace: str) -> dict[str, str]:

@@ -152,25 +152,28 @@ def executor(code_pipe: int, status_pipe: int, memory: int, packages: list[str])
     sys.argv = [""]
     out = _printer()
     sys.stdout = sys.stderr = sys.__stdout__ = sys.__stderr__ = out
-    own, frames = os.getpid(), Frames(1 << 30)
-    while data := os.read(code_pipe, 1 << 16):
-        for frame in frames.feed(data):
-            token, is_error = frame["token"], True
-            try:
-                is_error = run(frame["code"], main.__dict__, out)
-            except KeyboardInterrupt:
-                out.write("KeyboardInterrupt\n")
-            if os.getpid() != own:  # the code forked and its child came back here
-                os._exit(0)
-            sys.stdout = sys.stderr = out  # the code may have put its own in place, or closed this one
-            try:
-                out.flush()
-            except (OSError, ValueError):
-                out = io.TextIOWrapper(
-                    io.FileIO(1, "w", closefd=False), "utf-8", "backslashreplace", line_buffering=True
-                )
-                sys.stdout = sys.stderr = out
-            os.write(status_pipe, encode({"token": token, "is_error": is_error}))
+    # Bound here: the code may put anything in the place of a module's functions.
+    read, write, getpid, give_up, own = os.read, os.write, os.getpid, os._exit, os.getpid()
+    received = b""
+    while data := read(code_pipe, 1 << 16):
+        received += data
+        size = int.from_bytes(received[:4], "big")
+        if len(received) < 4 or len(received) < 4 + size:
+            continue
+        token, code, received = received[4:20], received[20 : 4 + size], received[4 + size :]
+        is_error = True
+        try:
+            is_error = run(code.decode("utf-8", "surrogatepass"), main.__dict__, out)
+        except KeyboardInterrupt:
+            out.write("KeyboardInterrupt\n")
+        if getpid() != own:  # the code forked and its child came back here
+            give_up(0)
+        try:
+            out.flush()
+        except (OSError, ValueError):  # the code closed it
+            out = _printer()
+        sys.stdout = sys.stderr = out
+        write(status_pipe, token + (b"1" if is_error else b"0"))
 
 
 def _printer() -> TextIO:
@@ -246,9 +249,10 @@ class Supervisor:
         import select
         import time
 
-        token = os.urandom(16).hex()
-        todo = memoryview(encode({"token": token, "code": frame["code"]}))
-        capped, statuses = Capped(self._output), Frames(4096)
+        token, status = os.urandom(16), b""
+        body = token + frame["code"].encode("utf-8", "surrogatepass")
+        todo = memoryview(len(body).to_bytes(4, "big") + body)
+        capped = Capped(self._output)
         deadline = time.monotonic() + frame["timeout"]
         poll = select.poll()
         for handle in (self._status, self._printed, self._control):
@@ -264,7 +268,10 @@ class Supervisor:
                 self._kill()
                 return reply(True, f"TimeoutError: the code ran for {frame['timeout']:g} seconds and was stopped.")
             self._reap()
-            for handle, events in poll.poll(min(remaining, 1.0) * 1000):
+            if self._ended is not None:  # not the end of the pipe: a child of the code may hold that open
+                self._drain(capped)
+                return reply(True, self._ending())
+            for handle, events in poll.poll(min(remaining, 0.1) * 1000):
                 if handle == self._to_executor:
                     try:
                         todo = todo[os.write(handle, todo[: 1 << 16]) :]
@@ -289,15 +296,12 @@ class Supervisor:
                     if not data:
                         self._drain(capped)
                         return reply(True, self._ending())
-                    try:
-                        states = statuses.feed(data)
-                    except ValueError:
-                        self._kill()
-                        return reply(True, "RuntimeError: the code wrote to a pipe that is not its own.")
-                    for state in states:
-                        if state.get("token") == token:
-                            self._drain(capped)
-                            return reply(state.get("is_error") is not False)
+                    status += data  # only the token ends the call: whatever else the code may write there
+                    _, found, flag = status.rpartition(token)
+                    if found and flag:
+                        self._drain(capped)
+                        return reply(flag[:1] != b"0")
+                    status = status[-len(token) :]
 
     def _drain(self, capped: Capped) -> None:
         """Read what was printed before the call ended, and no more: a thread may go on printing."""

@@ -21,7 +21,7 @@ def search_tools(index: Index, *, page_chars: int = PAGE_CHARS) -> dict[str, Too
 
     @tool(idempotent=True, timeout=30.0)
     def search(query: str, k: int = 3) -> str:
-        """Search the documents; each hit is one line as [id:line] title - text.
+        """Search the documents for their best lines, each as [id:line] text under its document's title.
 
         Args:
             query: A few words to look for.

@@ -6,17 +6,21 @@ import json
 import pytest
 
 from openk2.tools.base import Tool, ToolResult
+from openk2.tools.formats import format_hits
 from openk2.tools.index import Document, Index
 from openk2.tools.search import search_tools
+
+INDEX = Index.memory(
+    [
+        Document("ferns", "Ferns", ("Ferns have fronds.", "Height: 30 cm", "They like shade.")),
+        Document("mosses", "Mosses", ("Mosses have no roots.",)),
+    ]
+)
 
 
 @pytest.fixture
 def tools() -> dict[str, Tool]:
-    documents = [
-        Document("ferns", "Ferns", ("Ferns have fronds.", "Height: 30 cm", "They like shade.")),
-        Document("mosses", "Mosses", ("Mosses have no roots.",)),
-    ]
-    return search_tools(Index.memory(documents))
+    return search_tools(INDEX)
 
 
 def run(tool: Tool, **arguments: object) -> ToolResult:
@@ -24,7 +28,9 @@ def run(tool: Tool, **arguments: object) -> ToolResult:
 
 
 def test_search(tools: dict[str, Tool]):
-    assert run(tools["search"], query="height of ferns", k=1) == ToolResult("[ferns:2] Ferns - Height: 30 cm")
+    hits = run(tools["search"], query="height of ferns", k=1)
+    assert hits == ToolResult(format_hits(INDEX.search("height of ferns", 1)))
+    assert "[ferns:2] " in hits.content and "[ferns:1]" not in hits.content
     assert run(tools["search"], query="zeppelin") == ToolResult("No line matches. Try other words.")
     assert run(tools["search"], query='") OR NEAR(* ^') == ToolResult("No line matches. Try other words.")
 
