@@ -4,7 +4,8 @@ Training (`fake_quantize`), export and tests all call `quantize` and `dequantize
 trained and the one that is exported have the same weights, to the bit.
 
 Scale: the bf16 value nearest to absmax/7.5, and integers in [-8, 7], as the minmax observer of compressed-tensors
-chooses. Rounding uses that stored bf16 scale, not the float32 one it came from.
+chooses. Rounding uses that stored bf16 scale, not the float32 one it came from. A weight is q * scale, which float32
+holds exactly; loaders that work in bf16 round that product once, and so does a bf16 forward pass here.
 """
 
 from __future__ import annotations
@@ -31,9 +32,8 @@ def quantize(weight: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def dequantize(q: Tensor, scale: Tensor) -> Tensor:
-    """q [..., out, in] and scale [..., out, in/32] -> bf16 weight [..., out, in], as compressed-tensors computes it."""
-    groups = q.unflatten(-1, (-1, GROUP)).to(scale.dtype)
-    return (groups * scale[..., None]).flatten(-2)
+    """q [..., out, in] and scale [..., out, in/32] -> weight q * scale [..., out, in], float32 and exact."""
+    return (q.unflatten(-1, (-1, GROUP)) * scale.float()[..., None]).flatten(-2)
 
 
 class _StraightThrough(torch.autograd.Function):

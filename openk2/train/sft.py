@@ -104,7 +104,8 @@ def sft(
     settings = Settings(
         tokens=amount(tokens), seconds=seconds, lr=lr, adam_scale=adam_scale, balance=balance,
         weight_decay=weight_decay, schedule=WSD(warmup, decay), qk_clip=qk_clip,
-        qat_fraction=qat_fraction, seed=seed, checkpoint_minutes=checkpoint_minutes, log_every=log_every, max_steps=max_steps,
+        qat_fraction=qat_fraction, seed=seed, checkpoint_minutes=checkpoint_minutes, log_every=log_every,
+        max_steps=max_steps,
     )  # fmt: skip
     train(model, Packer(stream, size), settings, out, lambda line: click.echo(line))
 

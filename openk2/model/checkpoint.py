@@ -1,0 +1,142 @@
+"""Checkpoint folders in Hugging Face layout: written whole or not at all, read memory-mapped. No torch.
+
+numpy has no bfloat16, so that such tensors are held as their raw uint16 bits beside the name of their type.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from openk2.errors import UserError
+from openk2.model.config import ModelConfig
+
+TOKENIZER_FILES = ("tiktoken.model", "tokenizer_config.json")
+
+# safetensors' name of a type -> numpy's type of its bits, and the name that the writer wants
+_TYPES: dict[str, tuple[type[np.generic], str]] = {
+    "F64": (np.float64, "float64"), "F32": (np.float32, "float32"), "F16": (np.float16, "float16"),
+    "BF16": (np.uint16, "bfloat16"), "I64": (np.int64, "int64"), "I32": (np.int32, "int32"),
+    "I16": (np.int16, "int16"), "I8": (np.int8, "int8"), "U8": (np.uint8, "uint8"), "BOOL": (np.bool_, "bool"),
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A tensor as it lies on disk: `bits` has the tensor's shape and, for BF16, type uint16."""
+
+    dtype: str
+    bits: np.ndarray
+
+    def float32(self) -> np.ndarray:
+        """The values in float32 (a copy, unless they are float32 already)."""
+        if self.dtype == "BF16":
+            return (self.bits.astype(np.uint32) << 16).view(np.float32)
+        return np.asarray(self.bits, np.float32)
+
+    @classmethod
+    def of(cls, array: np.ndarray) -> Stored:
+        """A numpy array under its own type. Raises ValueError for types a checkpoint cannot hold."""
+        for name, (kind, _) in _TYPES.items():
+            if name != "BF16" and array.dtype == kind:
+                return cls(name, array)
+        raise ValueError(f"safetensors cannot hold {array.dtype}")
+
+    @classmethod
+    def bf16(cls, array: np.ndarray) -> Stored:
+        """float32 values rounded to the nearest bfloat16 (ties to even; not for NaN)."""
+        bits = np.ascontiguousarray(array, np.float32).view(np.uint32)
+        rounded = (bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16)
+        return cls("BF16", rounded.astype(np.uint16))
+
+
+def headers(folder: str | Path) -> Iterator[tuple[Path, str, dict[str, Any], int]]:
+    """(file, tensor name, {"dtype", "shape", "data_offsets"}, start of the data) of every tensor of a folder.
+
+    Raises UserError when there is no checkpoint or a file is cut short.
+    """
+    files = sorted(Path(folder).glob("*.safetensors"))
+    if not files:
+        raise UserError(f"{folder} holds no .safetensors file; give the folder of a checkpoint.")
+    for path in files:
+        try:
+            with path.open("rb") as file:
+                start = 8 + int.from_bytes(file.read(8), "little")
+                entries = json.loads(file.read(start - 8))
+            size = path.stat().st_size - start
+        except (OSError, ValueError, OverflowError, MemoryError) as error:
+            raise UserError(f"{path} cannot be read ({error}); restore it from the original checkpoint.") from None
+        entries.pop("__metadata__", None)
+        if size < max((entry["data_offsets"][1] for entry in entries.values()), default=0):
+            raise UserError(f"{path} is cut short; copy or download it again.")
+        for name, entry in entries.items():
+            yield path, name, entry, start
+
+
+def load(folder: str | Path) -> dict[str, Stored]:
+    """Every tensor of a checkpoint folder by its Hugging Face name, memory-mapped. Raises UserError as `headers`."""
+    maps: dict[Path, np.ndarray] = {}
+    tensors = {}
+    for path, name, entry, start in headers(folder):
+        if path not in maps:
+            maps[path] = np.memmap(path, np.uint8, "r")
+        begin, end = (start + offset for offset in entry["data_offsets"])
+        if entry["dtype"] not in _TYPES:
+            raise UserError(f"{path} stores {name} as {entry['dtype']}, which openk2 cannot read; convert it to bf16.")
+        bits = maps[path][begin:end].view(_TYPES[entry["dtype"]][0]).reshape(entry["shape"])
+        tensors[name] = Stored(entry["dtype"], bits)
+    return tensors
+
+
+def save(
+    folder: str | Path,
+    config: ModelConfig,
+    tensors: Mapping[str, Stored],
+    *,
+    tokenizer: Path | None = None,
+    profile: dict[str, Any] | None = None,
+) -> None:
+    """Write config.json, generation_config.json, model.safetensors and, where given, tokenizer files and openk2.json.
+
+    Each file is written beside and renamed, the weights last. Raises UserError when the disk is full or closed.
+    """
+    from safetensors import serialize_file
+
+    folder = Path(folder)
+    generation = {"bos_token_id": config.bos_token_id, "eos_token_id": config.eos_token_id,
+                  "pad_token_id": config.pad_token_id}  # fmt: skip
+    entries = {
+        name: {"dtype": _TYPES[t.dtype][1], "shape": list(t.bits.shape), "data": np.ascontiguousarray(t.bits).tobytes()}
+        for name, t in tensors.items()
+    }
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        _write_json(folder / "config.json", config.to_hf())
+        _write_json(folder / "generation_config.json", {k: v for k, v in generation.items() if v is not None})
+        if profile is not None:
+            _write_json(folder / "openk2.json", profile)
+        if tokenizer is not None:
+            for name in TOKENIZER_FILES:
+                shutil.copyfile(tokenizer / name, folder / name)
+        temporary = folder / "model.safetensors.tmp"
+        serialize_file(entries, str(temporary), metadata={"format": "pt"})
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        temporary.replace(folder / "model.safetensors")
+    except Exception as error:
+        if isinstance(error, OSError) or type(error).__name__ == "SafetensorError":
+            raise UserError(f"The checkpoint {folder} could not be written ({error}); check the disk.") from None
+        raise
+
+
+def _write_json(path: Path, data: dict[str, Any]) -> None:
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps(data, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    temporary.replace(path)

@@ -1,0 +1,78 @@
+"""From a training run to checkpoint folders: bf16, or INT4 experts as compressed-tensors' pack-quantized.
+
+    python -m openk2.train.export out/run1 out/nano --int4
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+import torch
+
+from openk2.errors import UserError
+from openk2.model.checkpoint import TOKENIZER_FILES, Stored, save
+from openk2.model.config import INT4_CONFIG, ModelConfig
+from openk2.quant.int4 import GROUP, quantize
+from openk2.quant.packing import pack
+from openk2.train.state import initial_weights
+
+_EXPERT = re.compile(r"\.mlp\.experts\.\d+\.(gate|up|down)_proj\.weight$")
+
+
+def stored(tensors: dict[str, torch.Tensor], int4: bool) -> dict[str, Stored]:
+    """Checkpoint tensors of float32 weights: bf16, the router's bias float32, routed experts INT4 if `int4`."""
+    result: dict[str, Stored] = {}
+    for name, tensor in tensors.items():
+        if int4 and _EXPERT.search(name):
+            q, scale = quantize(tensor)
+            result[f"{name}_packed"] = Stored.of(pack(q.numpy()))
+            result[f"{name}_scale"] = Stored("BF16", scale.contiguous().view(torch.uint16).numpy())
+            result[f"{name}_shape"] = Stored.of(np.array(tensor.shape, np.int64))
+        elif name.endswith("e_score_correction_bias"):
+            result[name] = Stored.of(tensor.float().numpy())
+        else:
+            result[name] = Stored("BF16", tensor.bfloat16().contiguous().view(torch.uint16).numpy())
+    return result
+
+
+def export(
+    config: ModelConfig, tensors: dict[str, torch.Tensor], out: Path, *, int4: bool,
+    tokenizer: Path | None = None, profile: dict[str, Any] | None = None,
+) -> None:  # fmt: skip
+    """Write a checkpoint folder. Raises UserError when an expert's width does not divide into groups of 32."""
+    if int4 and (config.hidden_size % GROUP or config.moe_intermediate_size % GROUP):
+        raise UserError(f"INT4 needs widths that are multiples of {GROUP}; this network has others. Export bf16.")
+    config = dataclasses.replace(config, quantization_config=INT4_CONFIG if int4 else None)
+    save(out, config, stored(tensors, int4), tokenizer=tokenizer, profile=profile)
+
+
+@click.command()
+@click.argument("run", type=click.Path(exists=True, path_type=Path))
+@click.argument("out", type=click.Path(path_type=Path))
+@click.option("--int4/--bf16", default=True, show_default=True, help="Type of the routed experts.")
+@click.option("--tokenizer", type=click.Path(exists=True, path_type=Path), help="Folder (default: the run's own).")
+@click.option("--profile", type=click.Path(exists=True, path_type=Path), help="JSON file to become openk2.json.")
+def main(run: Path, out: Path, int4: bool, tokenizer: Path | None, profile: Path | None) -> None:
+    """Export the last state of RUN as a checkpoint folder OUT."""
+    config, tensors = initial_weights(run)
+    if tokenizer is None and all((run / name).exists() for name in TOKENIZER_FILES):
+        tokenizer = run
+    data = json.loads(profile.read_text(encoding="utf-8")) if profile else None
+    export(config, tensors, out, int4=int4, tokenizer=tokenizer, profile=data)
+    size = sum(file.stat().st_size for file in out.iterdir())
+    click.echo(f"{out}: {config.count().total / 1e6:.1f}M parameters, {size / 1e6:.1f} MB")
+
+
+if __name__ == "__main__":
+    try:
+        main.main(standalone_mode=False)
+    except (UserError, click.ClickException) as error:
+        click.echo(str(error) if isinstance(error, UserError) else error.format_message(), err=True)
+        sys.exit(2)
