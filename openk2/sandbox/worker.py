@@ -221,7 +221,8 @@ class Supervisor:
         return pid
 
     def serve(self) -> None:
-        """Answer calls until the host hangs up or the executor is gone."""
+        """Answer calls until the host hangs up. It does so too after the executor's end, when it has ended the rest:
+        as long as we live, all of the box descends from us."""
         import select
 
         frames = Frames(1 << 30)
@@ -242,6 +243,8 @@ class Supervisor:
                     self._reap()
                     _write(self._control, encode(reply))
                     if reply["ended"]:
+                        while os.read(self._control, 1 << 16):
+                            continue
                         return
 
     def _call(self, frame: dict[str, Any]) -> dict[str, Any]:
@@ -421,6 +424,10 @@ def main() -> None:
         first = frames.feed(data)
     settings = first[0]
     try:
+        children = os.open(f"/proc/self/task/{os.getpid()}/children", os.O_RDONLY)  # later /proc is closed to us
+    except OSError:  # no /proc in a namespace, where it is not needed
+        children = -1
+    try:
         confine(settings, landlock.restrict, seccomp.install)
         supervisor = Supervisor(control, settings, seccomp.install)
     except Exception as error:
@@ -432,6 +439,24 @@ def main() -> None:
     except Exception as error:  # to the host's record of what the box said
         os.write(2, f"{type(error).__name__}: {error}\n".encode())
     finally:
-        if settings["kill_all"]:  # every process we may signal is one of the box
-            os.kill(-1, _SIGKILL)
+        end_the_rest(settings["kill_all"], children)
         os._exit(0)
+
+
+def end_the_rest(kill_all: bool, children: int) -> None:
+    """Kill every other process of the box. `kill_all`: they are the only ones that we can signal at all.
+
+    Else `children`, an open /proc/.../children of ours, is read: orphans turn up there, because we adopt them.
+    """
+    import time
+
+    if kill_all:
+        try:
+            os.kill(-1, _SIGKILL)
+        except ProcessLookupError:
+            return  # we are the last
+    deadline = time.monotonic() + 5.0
+    while children >= 0 and (pids := os.pread(children, 1 << 16, 0).split()) and time.monotonic() < deadline:
+        for pid in pids:
+            os.kill(int(pid), _SIGKILL)
+        os.waitpid(-1, 0)
