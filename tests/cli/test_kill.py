@@ -1,0 +1,82 @@
+"""`k2 ask` killed with -9 at random moments, then `k2 runs resume`: the same answer, no finished call repeated."""
+
+from __future__ import annotations
+
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from stub_server import called, said  # type: ignore[import-not-found]
+
+from openk2.agent import log
+from openk2.agent.events import ToolFinished, ToolStarted
+
+K2 = [sys.executable, "-P", "-m", "openk2.cli.main"]
+KILLS = 8
+STEPS = 6
+CODE = "with open('effects.txt', 'a') as f: n = f.write('{step}\\\\n')\\nprint({step} * 111)"
+
+
+def answer(server: Any, request: dict[str, Any]) -> list[Any]:
+    step = sum(m["role"] == "assistant" for m in request["messages"])
+    if step == STEPS:
+        return [0.02, *said("The sum is done [kenya:1].", "Enough.")]
+    code = CODE.format(step=step)
+    pair = (("python", f'{{"code": "{code}"}}'), ("search", '{"query": "population of Kenya"}'))
+    calls = [(f"functions.{name}:{2 * step + i}", name, text) for i, (name, text) in enumerate(pair)]
+    return [0.02, *called(*calls, reasoning=f"Step {step}.")]
+
+
+def test_killed_and_resumed(serve: Callable[..., Any], home: Path) -> None:
+    server = serve(answer)
+    dice = random.Random(1)
+    kills = rounds = 0
+    while kills < KILLS:
+        rounds += 1
+        runs = home / f"runs{rounds}"
+        where = ["--run-dir", str(runs)]
+        command = [*K2, "ask", "Add up.", "--base-url", server.url, *where]
+        while True:
+            seen = len(server.requests)
+            child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+            if kills < KILLS:
+                deadline = time.monotonic() + 30
+                while len(server.requests) == seen and child.poll() is None and time.monotonic() < deadline:
+                    time.sleep(0.002)
+                time.sleep(dice.uniform(0.0, 0.4))
+                child.send_signal(signal.SIGKILL)
+            out, err = child.communicate(timeout=120)
+            if child.returncode == 0:
+                break
+            assert child.returncode == -signal.SIGKILL, err
+            kills += 1
+            command = [*K2, "runs", "resume", "last", *where]
+        assert out.startswith("The sum is done [kenya:1].\n\nSources\n  [kenya:1] Kenya")
+        check(next(log.folders(runs)))
+
+
+def check(folder: Path) -> None:
+    events = log.read(folder)
+    finished = Counter((e.reply, e.index) for e in events if isinstance(e, ToolFinished))
+    assert len(finished) == 2 * STEPS and set(finished.values()) == {1}
+    done: set[tuple[int, int]] = set()
+    for event in events:
+        if isinstance(event, ToolStarted):
+            assert (event.reply, event.index) not in done
+        elif isinstance(event, ToolFinished):
+            done.add((event.reply, event.index))
+    effects = Counter((folder / log.WORKSPACE / "effects.txt").read_text().split())
+    assert max(effects.values()) == 1, "python code ran twice"
+    results = [e.content for e in events if isinstance(e, ToolFinished) and e.name == "python"]
+    for step, text in enumerate(results):
+        assert re.fullmatch(
+            rf"(The Python process was restarted.*\n)?{step * 111}|interrupted, outcome unknown.*", text
+        )
+    assert len(effects) + sum(text.startswith("interrupted") for text in results) >= STEPS
