@@ -20,11 +20,10 @@ from openk2.model.config import ModelConfig
 
 TOKENIZER_FILES = ("tiktoken.model", "tokenizer_config.json")
 
-# safetensors' name of a type -> numpy's type of its bits, and the name that the writer wants
-_TYPES: dict[str, tuple[type[np.generic], str]] = {
-    "F64": (np.float64, "float64"), "F32": (np.float32, "float32"), "F16": (np.float16, "float16"),
-    "BF16": (np.uint16, "bfloat16"), "I64": (np.int64, "int64"), "I32": (np.int32, "int32"),
-    "I16": (np.int16, "int16"), "I8": (np.int8, "int8"), "U8": (np.uint8, "uint8"), "BOOL": (np.bool_, "bool"),
+# safetensors' name of a type -> numpy's type of its bits
+_TYPES: dict[str, type[np.generic]] = {
+    "F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": np.uint16, "I64": np.int64, "I32": np.int32,
+    "I16": np.int16, "I8": np.int8, "U8": np.uint8, "BOOL": np.bool_,
 }  # fmt: skip
 
 
@@ -44,7 +43,7 @@ class Stored:
     @classmethod
     def of(cls, array: np.ndarray) -> Stored:
         """A numpy array under its own type. Raises ValueError for types a checkpoint cannot hold."""
-        for name, (kind, _) in _TYPES.items():
+        for name, kind in _TYPES.items():
             if name != "BF16" and array.dtype == kind:
                 return cls(name, array)
         raise ValueError(f"safetensors cannot hold {array.dtype}")
@@ -90,7 +89,7 @@ def load(folder: str | Path) -> dict[str, Stored]:
         begin, end = (start + offset for offset in entry["data_offsets"])
         if entry["dtype"] not in _TYPES:
             raise UserError(f"{path} stores {name} as {entry['dtype']}, which openk2 cannot read; convert it to bf16.")
-        bits = maps[path][begin:end].view(_TYPES[entry["dtype"]][0]).reshape(entry["shape"])
+        bits = maps[path][begin:end].view(_TYPES[entry["dtype"]]).reshape(entry["shape"])
         tensors[name] = Stored(entry["dtype"], bits)
     return tensors
 
@@ -107,15 +106,9 @@ def save(
 
     Each file is written beside and renamed, the weights last. Raises UserError when the disk is full or closed.
     """
-    from safetensors import serialize_file
-
     folder = Path(folder)
     generation = {"bos_token_id": config.bos_token_id, "eos_token_id": config.eos_token_id,
                   "pad_token_id": config.pad_token_id}  # fmt: skip
-    entries = {
-        name: {"dtype": _TYPES[t.dtype][1], "shape": list(t.bits.shape), "data": np.ascontiguousarray(t.bits).tobytes()}
-        for name, t in tensors.items()
-    }
     try:
         folder.mkdir(parents=True, exist_ok=True)
         _write_json(folder / "config.json", config.to_hf())
@@ -125,15 +118,33 @@ def save(
         if tokenizer is not None:
             for name in TOKENIZER_FILES:
                 shutil.copyfile(tokenizer / name, folder / name)
-        temporary = folder / "model.safetensors.tmp"
-        serialize_file(entries, str(temporary), metadata={"format": "pt"})
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        temporary.replace(folder / "model.safetensors")
-    except Exception as error:
-        if isinstance(error, OSError) or type(error).__name__ == "SafetensorError":
-            raise UserError(f"The checkpoint {folder} could not be written ({error}); check the disk.") from None
-        raise
+        _write_tensors(folder / "model.safetensors", tensors)
+    except OSError as error:
+        raise UserError(f"The checkpoint {folder} could not be written ({error}); check space and rights.") from None
+
+
+def _write_tensors(path: Path, tensors: Mapping[str, Stored]) -> None:
+    """The safetensors format, tensor by tensor: the library's numpy writer knows no bfloat16."""
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    offset = 0
+    # Wide types first keeps every tensor aligned to its own width, which memory-mapping readers rely on.
+    order = sorted(tensors, key=lambda name: (-tensors[name].bits.itemsize, name))
+    for name in order:
+        bits = tensors[name].bits
+        header[name] = {
+            "dtype": tensors[name].dtype, "shape": list(bits.shape), "data_offsets": [offset, offset + bits.nbytes],
+        }  # fmt: skip
+        offset += bits.nbytes
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    temporary = path.with_suffix(".tmp")
+    with temporary.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for name in order:
+            file.write(np.ascontiguousarray(tensors[name].bits).tobytes())
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
 
 
 def _write_json(path: Path, data: dict[str, Any]) -> None:
