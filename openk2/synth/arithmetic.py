@@ -13,7 +13,6 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from openk2.synth.heldout import MAWPS_FOLD
 from openk2.synth.trajectory import Trajectory
 
 PEOPLE = (

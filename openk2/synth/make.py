@@ -1,6 +1,6 @@
 """Make the training set of the embedded model: a mixture of executed trajectories, tokenised into shards.
 
-    k2 synth trajectories --data DATA --tokenizer DIR --out DIR --count 20000 --seed 1
+    k2 synth trajectories --data DATA --tokenizer DIR --out DIR --count 60000 --seed 1
 
 Each shard is `NAME.bin` (uint16 ids), `NAME.mask` (uint8, 1 on the model's own tokens), `NAME.idx` (int32 document
 lengths) and `NAME.jsonl.gz` (the records with their proofs). The same seed gives the same bytes.
@@ -29,9 +29,13 @@ from openk2.synth.names import Pieces
 from openk2.synth.worlds import World, training_documents, world
 from openk2.tools.index import Document, Index
 
-MIXTURE = {
-    "lookup": 22, "two": 18, "compare": 17, "mawps": 15, "gsm8k": 5, "chain": 5, "notes": 1.5, "field": 6, "film": 3, "quote": 5,
-    "unanswerable": 3, "outside": 4, "talk": 0.6, "repeat": 6,
+# Shares of examples by kind. `warm` comes first: short examples, so that copying is learned before anything else.
+MIXTURES: dict[str, dict[str, float]] = {
+    "warm": {"repeat": 30, "lookup": 22, "field": 18, "mawps": 16, "quote": 4, "outside": 4},
+    "nano": {
+        "lookup": 22, "two": 18, "compare": 17, "mawps": 15, "gsm8k": 5, "chain": 5, "notes": 1.5, "field": 6, "film": 3,
+        "quote": 5, "unanswerable": 3, "outside": 4, "talk": 0.6, "repeat": 6,
+    },
 }  # fmt: skip
 WORLD_SIZE = (5, 10)
 WORLD_USES = 40  # examples made from one world before the next is drawn
@@ -68,7 +72,7 @@ class Maker:
     def __init__(self, sources: Sources, pieces: Pieces, seed: int, mixture: dict[str, float] | None = None):
         self.rng = random.Random(f"openk2 trajectories {seed}")
         self.sources, self.pieces = sources, pieces
-        self.kinds, self.weights = zip(*(mixture or MIXTURE).items(), strict=True)
+        self.kinds, self.weights = zip(*(mixture or MIXTURES["nano"]).items(), strict=True)
         self.choice = countries.Choice(held=False)
         self._world: World | None = None
         self._user: tuple[list[Document], Index] | None = None
@@ -181,34 +185,3 @@ def make(
         rate = done / (time.time() - started)
         say(f"{min(done, count)}/{count} examples, {tokens / 1e6:.2f}M tokens, {rate:.0f} examples/s")
     say("kinds: " + ", ".join(f"{k} {n}" for k, n in kinds.most_common()))
-
-
-def tokenizer_corpus(data: Path, seed: int = 0) -> Iterator[str]:
-    """Text for the small tokenizer: library, films, web pages, word problems, and what trajectories look like."""
-    sources = Sources.load(data)
-    rng = random.Random(seed)
-    for page in sources.pages:
-        yield "\n".join(page.lines)
-    for film in rng.sample(sources.films, min(6000, len(sources.films))):
-        document = user_documents.film_document(film)
-        if document:
-            yield "\n".join(document.lines)
-    for page in sources.web:
-        yield "\n".join(page.lines[:20])
-    for problem in sources.mawps:
-        yield problem.text
-    for program in sources.gsm8k:
-        yield program.text
-    yield from sources.questions
-    yield from ["system user assistant tool Return of functions search calculator python open find query expression code line id"] * 4000
-    for word in "system user assistant tool functions search calculator python open find query expression code line id Next".split():
-        yield from [word] * 4000  # the template's own words, as they stand there: without a space before them
-    known = sorted({w for page in sources.pages for w in page.title.split() if w.isalpha()})
-    pieces = Pieces(tuple(known), ("a", "en", "is", "or"))
-    maker = iter(Maker(sources, pieces, seed))
-    for _ in range(3000):
-        for message in next(maker)["messages"]:
-            yield message["content"]
-            yield message.get("reasoning_content") or ""
-            for call in message.get("tool_calls", ()):
-                yield call["function"]["arguments"]

@@ -13,7 +13,7 @@ from openk2.synth.heldout import held_out
 from openk2.synth.names import Pieces, name, number_like, word
 from openk2.synth.trajectory import Trajectory
 from openk2.tools.formats import HIT_WIDTH
-from openk2.tools.index import STOP_WORDS, Document, Index, words, slug
+from openk2.tools.index import STOP_WORDS, Document, Index, slug, words
 
 FIELD_FRAMES = (
     "What is the {f} of {t}?", "What's the {f} of {t}?", "Tell me the {f} of {t}.", "Find the {f} of {t}.", "What is the {f} for {t}?",

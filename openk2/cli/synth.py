@@ -1,0 +1,41 @@
+"""`k2 synth`: training data made by running tools, no model needed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+
+@click.group("synth")
+def command() -> None:
+    """Make and check training data."""
+
+
+@command.command()
+@click.option("--data", type=click.Path(path_type=Path, exists=True, file_okay=False), required=True, envvar="OPENK2_DATA", help="Folder of the source files (see docs/recipe.md).")
+@click.option("--tokenizer", type=click.Path(path_type=Path, exists=True), required=True, help="Folder of tiktoken.model.")
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder for the shards; finished ones are kept.")
+@click.option("--count", default=60_000, show_default=True, help="Examples to make.")
+@click.option("--mix", type=click.Choice(["nano", "warm"]), default="nano", show_default=True, help="nano: everything; warm: short examples that teach copying first.")
+@click.option("--seed", default=1, show_default=True)
+def trajectories(data: Path, tokenizer: Path, out: Path, count: int, mix: str, seed: int) -> None:
+    """Trajectories of the embedded model: searched, computed and answered by executing our own tools."""
+    from openk2.synth.make import MIXTURES, make
+
+    make(data, tokenizer, out, count, seed, say=click.echo, mixture=MIXTURES[mix])
+
+
+@command.command()
+@click.option("--data", type=click.Path(path_type=Path, exists=True, file_okay=False), required=True, envvar="OPENK2_DATA", help="Folder of the source files.")
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="Text file to write.")
+@click.option("--seed", default=0, show_default=True)
+def corpus(data: Path, out: Path, seed: int) -> None:
+    """Text for `k2 train tokenizer`."""
+    from openk2.synth.corpus import corpus as texts
+
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with out.open("w", encoding="utf-8") as file:
+        for text in texts(data, seed):
+            file.write(text + "\n")
+    click.echo(f"{out.stat().st_size / 1e6:.1f} MB of text in {out}")
