@@ -1,6 +1,6 @@
 """From a training run to checkpoint folders: bf16, or INT4 experts as compressed-tensors' pack-quantized.
 
-    python -m openk2.train.export out/run1 out/nano --int4
+k2 model export out/run1 out/nano
 """
 
 from __future__ import annotations
@@ -8,11 +8,9 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-import sys
 from pathlib import Path
 from typing import Any
 
-import click
 import numpy as np
 import torch
 
@@ -53,26 +51,12 @@ def export(
     save(out, config, stored(tensors, int4), tokenizer=tokenizer, profile=profile)
 
 
-@click.command()
-@click.argument("run", type=click.Path(exists=True, path_type=Path))
-@click.argument("out", type=click.Path(path_type=Path))
-@click.option("--int4/--bf16", default=True, show_default=True, help="Type of the routed experts.")
-@click.option("--tokenizer", type=click.Path(exists=True, path_type=Path), help="Folder (default: the run's own).")
-@click.option("--profile", type=click.Path(exists=True, path_type=Path), help="JSON file to become openk2.json.")
-def main(run: Path, out: Path, int4: bool, tokenizer: Path | None, profile: Path | None) -> None:
-    """Export the last state of RUN as a checkpoint folder OUT."""
+def export_run(run: Path, out: Path, *, int4: bool, tokenizer: Path | None = None, profile: Path | None = None) -> str:
+    """Export the last state of a training run, or a bf16 checkpoint; returns one line that says what was written."""
     config, tensors = initial_weights(run)
     if tokenizer is None and all((run / name).exists() for name in TOKENIZER_FILES):
         tokenizer = run
     data = json.loads(profile.read_text(encoding="utf-8")) if profile else None
     export(config, tensors, out, int4=int4, tokenizer=tokenizer, profile=data)
     size = sum(file.stat().st_size for file in out.iterdir())
-    click.echo(f"{out}: {config.count().total / 1e6:.1f}M parameters, {size / 1e6:.1f} MB")
-
-
-if __name__ == "__main__":
-    try:
-        main.main(standalone_mode=False)
-    except (UserError, click.ClickException) as error:
-        click.echo(str(error) if isinstance(error, UserError) else error.format_message(), err=True)
-        sys.exit(2)
+    return f"{out}: {config.count().total / 1e6:.1f}M parameters, {size / 1e6:.1f} MB"

@@ -1,0 +1,153 @@
+"""`k2 model`: what a network is, from its configuration or its folder, and its export."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from openk2.errors import UserError
+from openk2.model.config import PRESETS, ModelConfig
+
+
+@click.group()
+def command() -> None:
+    """Inspect models and checkpoints."""
+
+
+@command.command()
+@click.argument("name", metavar="NAME_OR_FOLDER")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+def info(name: str, as_json: bool) -> None:
+    """Parameters, bytes on disk by part and cache bytes per token of a preset, `nano`, `depth:N` or a folder."""
+    data = describe(name)
+    if as_json:
+        click.echo(json.dumps(data))
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    parameters, disk = data["parameters"], data["bytes"]
+    table = Table(title=name, title_justify="left")
+    for column, justify in (("part", "left"), ("parameters", "right"), ("on disk", "right")):
+        table.add_column(column, justify=justify)  # type: ignore[arg-type]
+    for part in disk["parts"]:
+        table.add_row(part, _count(parameters["parts"][part]), _bytes(disk["parts"][part]))
+    table.add_section()
+    table.add_row("total", _count(parameters["total"]), _bytes(disk["total"]))
+    table.add_row("active a token", _count(parameters["active"]), "")
+    console = Console()
+    console.print(table)
+    shape = data["shape"]
+    console.print(
+        f"{shape['layers']} layers of width {shape['hidden']}, {shape['heads']} heads, {shape['experts']} experts "
+        f"({shape['experts_per_token']} a token, {shape['shared_experts']} shared), vocabulary {shape['vocabulary']}, "
+        f"context {shape['context']}; routed experts in {data['routed_experts']}; "
+        f"latent cache {_bytes(data['cache_bytes_per_token'])} a token"
+    )
+
+
+def describe(name: str) -> dict[str, Any]:
+    """What `k2 model info` prints. Raises UserError when `name` is neither a known model nor a checkpoint folder."""
+    config, folder = _find(name)
+    count = config.count()
+    parts = {p: getattr(count, p) for p in
+             ("embedding", "head", "attention", "dense", "router", "shared", "routed", "norms")}  # fmt: skip
+    int4 = config.quantization_config is not None
+    sizes = _measured(folder) if folder else _computed(config, parts, int4)
+    return {
+        "name": name,
+        "parameters": {
+            "total": count.total, "active": count.active, "active_without_embedding": count.active - count.embedding,
+            "parts": parts,
+        },
+        "bytes": {"total": sum(sizes.values()), "measured": folder is not None, "parts": sizes},
+        "routed_experts": "int4" if int4 else "bf16",
+        "cache_bytes_per_token": config.cache_bytes_per_token(),
+        "shape": {
+            "layers": config.num_hidden_layers, "hidden": config.hidden_size, "heads": config.num_attention_heads,
+            "experts": config.n_routed_experts, "experts_per_token": config.num_experts_per_tok,
+            "shared_experts": config.n_shared_experts, "vocabulary": config.vocab_size,
+            "context": config.max_position_embeddings,
+        },
+    }  # fmt: skip
+
+
+def _find(name: str) -> tuple[ModelConfig, Path | None]:
+    if name in PRESETS:
+        return ModelConfig.preset(name), None
+    if name.startswith("depth:") and name[6:].isdigit():
+        return ModelConfig.from_depth(int(name[6:])), None
+    folder = Path(name)
+    if name == "nano" and not folder.exists():
+        folder = Path(__file__).parent.parent / "weights" / "nano"
+    if not folder.is_dir():
+        raise UserError(
+            f"{name} is neither a checkpoint folder nor a known model; the presets are {', '.join(PRESETS)}, nano and "
+            "depth:N."
+        )
+    return ModelConfig.from_folder(folder), folder
+
+
+def _computed(config: ModelConfig, parts: dict[str, int], int4: bool) -> dict[str, int]:
+    """Bytes of a checkpoint in bf16 (selection biases float32) with the routed experts in INT4 or bf16."""
+    sizes = {part: 2 * count for part, count in parts.items()}
+    sizes["router"] += 2 * config.moe_layers() * config.n_routed_experts
+    if int4:  # half a byte and, for every 32, a bf16 scale; 16 bytes of shape for each of the three matrices
+        matrices = 3 * config.moe_layers() * config.n_routed_experts
+        sizes["routed"] = parts["routed"] // 2 + parts["routed"] // 32 * 2 + 16 * matrices
+    return sizes
+
+
+def _measured(folder: Path) -> dict[str, int]:
+    from openk2.model.checkpoint import headers
+
+    sizes = dict.fromkeys(("embedding", "head", "attention", "dense", "router", "shared", "routed", "norms"), 0)
+    for _, tensor, entry, _ in headers(folder):
+        begin, end = entry["data_offsets"]
+        sizes[_part(tensor)] += end - begin
+    return sizes
+
+
+def _part(tensor: str) -> str:
+    for mark, part in (
+        ("norm", "norms"), ("embed_tokens", "embedding"), ("lm_head", "head"), ("self_attn", "attention"),
+        (".experts.", "routed"), ("shared_experts", "shared"), (".mlp.gate.", "router"),
+    ):  # fmt: skip
+        if mark in tensor:
+            return part
+    return "dense"
+
+
+def _count(n: int) -> str:
+    return _scaled(n, ("", "k", "M", "B", "T"))
+
+
+def _bytes(n: int) -> str:
+    return _scaled(n, (" B", " KB", " MB", " GB", " TB"))
+
+
+def _scaled(n: int, units: tuple[str, ...]) -> str:
+    value, unit = float(n), units[0]
+    for unit in units:
+        if value < 999.5 or unit == units[-1]:
+            break
+        value /= 1000
+    return f"{value:.4g}{unit}"
+
+
+@command.command()
+@click.argument("run", type=click.Path(exists=True, path_type=Path))
+@click.argument("out", type=click.Path(path_type=Path))
+@click.option("--int4/--bf16", default=True, show_default=True, help="Type of the routed experts.")
+@click.option("--tokenizer", type=click.Path(exists=True, path_type=Path), help="Folder (default: the run's own).")
+@click.option("--profile", type=click.Path(exists=True, path_type=Path), help="JSON file to become openk2.json.")
+def export(run: Path, out: Path, int4: bool, tokenizer: Path | None, profile: Path | None) -> None:
+    """Export a training RUN as a Hugging Face checkpoint folder OUT."""
+    try:
+        from openk2.train.export import export_run
+    except ImportError:
+        raise UserError("Exporting a training run needs torch; install it: pip install 'openk2[train]'") from None
+    click.echo(export_run(run, out, int4=int4, tokenizer=tokenizer, profile=profile))

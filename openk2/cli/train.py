@@ -1,0 +1,42 @@
+"""`k2 train`: each stage of the recipe."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+
+from openk2.errors import UserError
+from openk2.train.sft import sft
+
+
+@click.group()
+def command() -> None:
+    """Run each stage of the recipe."""
+
+
+command.add_command(sft)
+
+
+@command.command()
+@click.argument("corpus", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--vocab-size", type=int, default=4096, show_default=True, help="Entries, special tokens included.")
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder for tiktoken.model.")
+def tokenizer(corpus: tuple[Path, ...], vocab_size: int, out: Path) -> None:
+    """Learn a byte-level BPE with Kimi's splitting pattern from text files (or folders of *.txt and *.jsonl)."""
+    from openk2.chat.train_tokenizer import train
+
+    made = train(_texts(corpus), vocab_size, out)
+    click.echo(f"{out}: {made.n_vocab} entries")
+
+
+def _texts(paths: tuple[Path, ...]) -> Iterator[str]:
+    for path in paths:
+        files = sorted(f for f in path.rglob("*") if f.suffix in (".txt", ".jsonl")) if path.is_dir() else [path]
+        for file in files:
+            try:
+                with file.open(encoding="utf-8", errors="replace") as lines:
+                    yield from lines
+            except OSError as error:
+                raise UserError(f"{file} cannot be read ({error.strerror}); give text files or folders.") from None
