@@ -1,0 +1,354 @@
+"""A person's own files as documents to search: txt, md, html, csv, json and folders of them.
+
+Lines are what is searched, shown and cited, so every format becomes lines that mean something alone: a row of a table
+is `column: value; ...`, a JSON leaf is `path: value`, a long paragraph is cut between sentences. The index is kept in
+the user's cache folder under the hash of the content: a second run with unchanged files builds nothing.
+"""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import hashlib
+import json
+import os
+import re
+import sqlite3
+import unicodedata
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from openk2.errors import UserError
+from openk2.tools.index import SCHEMA, Document, Index
+
+VERSION = 1  # of what this file makes of content: part of the cache's key
+WIDTH = 300  # characters of a line
+PART_LINES = 5000  # a file of more lines becomes several documents, so that no page of it needs all in memory
+MAX_JSON = 256 << 20  # bytes: a JSON file has to be read whole
+HASHED_WHOLE = 256 << 20  # of a larger file its ends, size and time are hashed
+KEPT_INDEXES = 20
+
+TEXT = {".txt", ".text", ".md", ".markdown", ".rst", ".log"}
+HTML = {".html", ".htm", ".xhtml"}
+TABLE = {".csv", ".tsv"}
+JSON = {".json", ".jsonl", ".ndjson"}
+READABLE = TEXT | HTML | TABLE | JSON
+SKIPPED_FOLDERS = {"node_modules", "__pycache__", "venv"}
+
+Skip = Callable[[Path, str], None]  # told of each file that is left out, and why
+
+
+class Unreadable(Exception):
+    """A file that has no text; the message says why."""
+
+
+def index(paths: Iterable[Path], *, on_skip: Skip | None = None, cache: Path | None = None) -> Index:
+    """The index over files and folders, from the cache where nothing changed.
+
+    Raises UserError for a path that is missing, a folder without files to read, and files without any text.
+    """
+    files = list_files(paths, on_skip)
+    folder = cache or cache_folder()
+    target = folder / f"{content_hash(files)}.sqlite"
+    if (cached := _load(target)) is not None:
+        return cached
+    skipped: list[str] = []
+
+    def skip(path: Path, why: str) -> None:
+        skipped.append(f"{path.name} {why}")
+        if on_skip:
+            on_skip(path, why)
+
+    try:
+        made = Index.file(target, read(files, skip))
+    except (OSError, sqlite3.Error):  # the cache cannot be written: it is only a cache
+        skipped.clear()
+        made = Index.memory(read(files, skip))
+    if len(made) == 0:
+        target.unlink(missing_ok=True)
+        raise UserError(f"The documents have no readable text ({'; '.join(skipped[:3]) or 'they are empty'}).")
+    _prune(folder)
+    return made
+
+
+def list_files(paths: Iterable[Path], on_skip: Skip | None = None) -> list[Path]:
+    """The files to read: those named, and in folders those with a known ending. Hidden ones are left out."""
+    found: list[Path] = []
+    for path in paths:
+        if path.is_file():
+            found.append(path)
+        elif path.is_dir():
+            inside = list(_walk(path, on_skip))
+            if not inside:
+                endings = ", ".join(sorted(ending[1:] for ending in READABLE))
+                raise UserError(f"The folder {path} has no file that can be read: put {endings} files there.")
+            found += inside
+        else:
+            raise UserError(f"There is no file or folder {path}: check --docs.")
+    return list(dict.fromkeys(found))
+
+
+def _walk(folder: Path, on_skip: Skip | None) -> Iterator[Path]:
+    for place, folders, names in os.walk(folder):
+        folders[:] = sorted(f for f in folders if not f.startswith(".") and f not in SKIPPED_FOLDERS)
+        for name in sorted(names):
+            path = Path(place) / name
+            if name.startswith(".") or not path.is_file():
+                continue
+            if path.suffix.lower() in READABLE:
+                yield path
+            elif on_skip:
+                on_skip(path, f"is a kind of file that is not read ({path.suffix or 'no ending'})")
+
+
+def read(files: Iterable[Path], on_skip: Skip | None = None) -> Iterator[Document]:
+    """The documents of `files`, one at a time. What cannot be read is left out and told to `on_skip`."""
+    taken: set[str] = set()
+    for path in files:
+        title, part, number = path.stem.replace("_", " ").replace("-", " ").strip() or path.name, [], 1
+        try:
+            for kind, text in _lines(path):
+                if kind == "title":
+                    title = text
+                    continue
+                part.append(text)
+                if len(part) == PART_LINES:
+                    yield _document(path, title, part, number, taken)
+                    part, number = [], number + 1
+        except (Unreadable, OSError, ValueError, csv.Error) as error:
+            if on_skip:
+                why = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+                on_skip(path, f"cannot be read: {why}" if not isinstance(error, Unreadable) else why)
+        if part:
+            yield _document(path, title, part, number, taken)
+
+
+def _document(path: Path, title: str, lines: list[str], number: int, taken: set[str]) -> Document:
+    wanted = slug(path.stem if number == 1 else f"{path.stem} part {number}")
+    name, count = wanted, 1
+    while name in taken:
+        count += 1
+        name = f"{wanted}-{count}"
+    taken.add(name)
+    return Document(name, title if number == 1 else f"{title} (part {number})", tuple(lines))
+
+
+def slug(name: str) -> str:
+    """A name as it stands in a citation: lower-case letters, digits and hyphens."""
+    plain = "".join(c for c in unicodedata.normalize("NFKD", name.lower()) if not unicodedata.combining(c))
+    latin = "-".join(re.findall(r"[a-z0-9]+", plain))
+    return (latin if len(latin) * 2 >= len(plain) else "-".join(re.findall(r"\w+", plain)))[:60].strip(
+        "-"
+    ) or "document"
+
+
+# ------------------------------------------------------------------------------------------------ formats
+
+
+def _lines(path: Path) -> Iterator[tuple[str, str]]:
+    """("title", text) at most once, and ("line", text) for each line. Raises Unreadable, OSError, ValueError."""
+    ending, encoding = path.suffix.lower(), encoding_of(path)
+    if ending in HTML:
+        yield from _of_html(path, encoding)
+        return
+    if ending in TABLE:
+        lines = _of_table(path, encoding)
+    elif ending == ".json":
+        lines = _of_json(path, encoding)
+    elif ending in JSON:
+        lines = _of_json_lines(path, encoding)
+    else:
+        yield from _of_text(path, encoding, headings=ending in (".md", ".markdown"))
+        return
+    for line in lines:
+        for part in wrapped(line):
+            yield "line", part
+
+
+def encoding_of(path: Path) -> str:
+    """utf-8 (or utf-16 by its mark) where the whole file is that, else cp1252, the Latin-1 of the web.
+
+    Raises Unreadable for a binary file.
+    """
+    with path.open("rb") as file:
+        start = file.read(8192)
+        if not start:
+            raise Unreadable("is empty")
+        if start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+            return "utf-16"
+        controls = sum(byte < 32 and byte not in (9, 10, 12, 13, 27) for byte in start)
+        if b"\0" in start or controls > len(start) // 20:
+            raise Unreadable("is not text")
+        decoder = codecs.getincrementaldecoder("utf-8")()
+        try:
+            decoder.decode(start)
+            while block := file.read(1 << 20):
+                decoder.decode(block)
+            decoder.decode(b"", final=True)
+        except UnicodeDecodeError:
+            return "cp1252"
+    return "utf-8-sig"
+
+
+def _of_text(path: Path, encoding: str, *, headings: bool) -> Iterator[tuple[str, str]]:
+    titled = False
+    with path.open(encoding=encoding, errors="replace") as file:
+        while line := file.readline(1 << 20):  # a "line" of a gigabyte comes in pieces
+            if headings and not titled and (match := re.match(r"#\s+(.+)", line)):
+                titled = True
+                yield "title", match[1].strip()
+            for part in wrapped(line):
+                yield "line", part
+
+
+def _of_html(path: Path, encoding: str) -> Iterator[tuple[str, str]]:
+    from openk2.tools.html import PageText
+
+    page = PageText()
+    with path.open(encoding=encoding, errors="replace") as file:
+        while block := file.read(1 << 20):
+            page.feed(block)
+            for line in page.take():
+                for part in wrapped(line):
+                    yield "line", part
+    page.close()
+    if page.title:
+        yield "title", page.title
+    for line in page.take():
+        for part in wrapped(line):
+            yield "line", part
+
+
+def _of_table(path: Path, encoding: str) -> Iterator[str]:
+    csv.field_size_limit(16 << 20)
+    with path.open(encoding=encoding, errors="replace", newline="") as file:
+        first = file.readline(1 << 20)
+        file.seek(0)
+        separator = "\t" if path.suffix.lower() == ".tsv" else max(",;\t|", key=first.count)
+        rows = csv.reader(file, delimiter=separator)
+        head = [cell.strip() for cell in next(rows, [])]
+        if len(set(head)) < len(head) or any(re.fullmatch(r"[-+\d.,%\s]*", cell) for cell in head):
+            columns = [f"column {number}" for number in range(1, len(head) + 1)]  # the first row is data
+            yield _record(zip(columns, head, strict=True))
+        else:
+            columns = head
+        for row in rows:
+            names = [*columns, *(f"column {number}" for number in range(len(columns) + 1, len(row) + 1))]
+            yield _record(zip(names, row, strict=False))
+
+
+def _of_json(path: Path, encoding: str) -> Iterator[str]:
+    if path.stat().st_size > MAX_JSON:
+        raise Unreadable(f"is over {MAX_JSON >> 20} MB, too large for one JSON value: save it as jsonl")
+    with path.open(encoding=encoding, errors="replace") as file:
+        yield from _flat(_parsed(file.read(), "is not valid JSON"))
+
+
+def _of_json_lines(path: Path, encoding: str) -> Iterator[str]:
+    with path.open(encoding=encoding, errors="replace") as file:
+        for number, line in enumerate(file, 1):
+            if line.strip():
+                yield from _flat(_parsed(line, f"is not valid JSON in line {number}"))
+
+
+def _parsed(text: str, problem: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise Unreadable(f"{problem}: {error}") from None
+
+
+def _flat(value: Any, path: str = "") -> Iterator[str]:
+    """`path: value` for each leaf; an object of leaves alone is one line, as a row of a table is."""
+    if isinstance(value, dict):
+        leaves = all(not isinstance(item, dict | list) for item in value.values())
+        if leaves and value and sum(len(str(item)) for item in value.values()) <= 2 * WIDTH:
+            record = _record((str(key), _shown(item)) for key, item in value.items())
+            yield f"{path} - {record}" if path and not path.startswith("[") else record
+            return
+        for key, item in value.items():
+            yield from _flat(item, f"{path}.{key}" if path else str(key))
+    elif isinstance(value, list):
+        if all(isinstance(item, str | int | float) for item in value) and sum(len(str(i)) for i in value) <= WIDTH:
+            value = ", ".join(_shown(item) for item in value)
+            yield f"{path}: {value}" if path else value
+            return
+        for number, item in enumerate(value):
+            yield from _flat(item, f"{path}[{number}]")
+    elif value is not None and value != "":
+        yield f"{path}: {_shown(value)}" if path else _shown(value)
+
+
+def _record(cells: Iterable[tuple[str, str]]) -> str:
+    return "; ".join(f"{name}: {' '.join(cell.split())}" for name, cell in cells if cell.strip())
+
+
+def _shown(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def wrapped(text: str, width: int = WIDTH) -> Iterator[str]:
+    """The lines of `text` without the empty ones; a longer one is cut after a sentence, else a word, else anywhere."""
+    for line in text.splitlines():
+        rest = re.sub(r"[^\S\t]+|\t+|[\x00-\x1f\x7f]", " ", line).strip()
+        while len(rest) > width:
+            window = rest[: width + 1]
+            sentence = max((m.end() for m in re.finditer(r"[.!?;。！？](?=\s)|[。！？]", window[:width])), default=0)
+            at = sentence if sentence > width // 3 else window.rfind(" ")
+            at = at if at > 0 else width
+            yield rest[:at].strip()
+            rest = rest[at:].strip()
+        if rest:
+            yield rest
+
+
+# ------------------------------------------------------------------------------------------------ cache
+
+
+def cache_folder() -> Path:
+    base = os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()
+    return Path(base) / "openk2" / "documents"
+
+
+def content_hash(files: Iterable[Path]) -> str:
+    """The key of an index: names and contents of its files, in order, and how they are read and stored."""
+    key = hashlib.blake2b(f"{VERSION} {WIDTH} {PART_LINES} {SCHEMA}".encode(), digest_size=16)
+    for path in files:
+        key.update(b"\0file\0" + os.fsencode(path.name) + b"\0")
+        try:
+            with path.open("rb") as file:
+                about = os.fstat(file.fileno())
+                key.update(str(about.st_size).encode() + b"\0")
+                if about.st_size <= HASHED_WHOLE:
+                    while block := file.read(1 << 20):
+                        key.update(block)
+                else:
+                    key.update(str(about.st_mtime_ns).encode() + file.read(1 << 20))
+                    file.seek(-(1 << 20), os.SEEK_END)
+                    key.update(file.read())
+        except OSError:
+            key.update(b"unreadable")
+    return key.hexdigest()
+
+
+def _load(target: Path) -> Index | None:
+    if not target.is_file():
+        return None
+    try:
+        found = Index.load(target)
+        if len(found) == 0:
+            return None
+        os.utime(target)  # so that the oldest unused is what `_prune` drops
+    except (OSError, sqlite3.Error):
+        return None  # damaged: it is built again
+    return found
+
+
+def _prune(folder: Path) -> None:
+    try:
+        made = sorted(folder.glob("*.sqlite"), key=lambda path: path.stat().st_mtime, reverse=True)
+        for path in made[KEPT_INDEXES:]:
+            path.unlink()
+    except OSError:
+        return  # another run is at it
