@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from pathlib import Path
@@ -108,14 +108,17 @@ class Setup:
         except (OSError, ValueError, KeyError) as error:
             raise UserError(f"The checkpoint at {self.folder} cannot be loaded: {error}.") from None
 
-    def index(self) -> Index | None:
-        """The documents that the tools search: the person's own, else the embedded library."""
+    def index(self, on_skip: Callable[[Path, str], None] | None = None) -> Index | None:
+        """The documents that the tools search: the person's own, else the embedded library.
+
+        `on_skip` is told of each file that is left out, and why.
+        """
         if self.mode == "chat":
             return None
         if self.docs:
             from openk2.tools.documents import index
 
-            return index([Path(path) for path in self.docs])
+            return index([Path(path) for path in self.docs], on_skip=on_skip)
         from openk2 import library
 
         return library.index()

@@ -84,7 +84,10 @@ class Terminal:
             self._call_line(item)
             self.wait("")
         elif isinstance(item, Note):
-            self._line(f"({one_line(item.text)})", "yellow")
+            self.note(item.text)
+
+    def note(self, text: str) -> None:
+        self._line(f"({one_line(text)})", "yellow")
 
     def wait(self, text: str) -> None:
         """A line that stands until the next output: what is being waited for."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 from openk2.agent import context
@@ -46,10 +47,13 @@ def work(log: Log, *, as_json: bool = False, quiet: bool = False) -> int:
 
 def _run(log: Log, terminal: Terminal) -> tuple[RunFinished, Index | None]:
     setup = Setup.from_json(log.started.setup)
+    skipped: list[tuple[Path, str]] = []
     with ThreadPoolExecutor(1) as pool:
-        opening = pool.submit(setup.index)  # while the model loads
+        opening = pool.submit(setup.index, lambda path, why: skipped.append((path, why)))  # while the model loads
         provider = setup.provider()
         index = opening.result()
+    for path, why in skipped:
+        terminal.note(f"left out: {path} {why}")
     tools = setup.tools(log.started.tools, index, log.workspace, log.events)
 
     async def run() -> RunFinished:
