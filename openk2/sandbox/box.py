@@ -80,6 +80,7 @@ class Box:
         self._wanted: tuple[Tier, ...] = (tier,) if tier else TIERS
         self._running: _Running | None = None
         self._lost = resumed  # a process with state was ended, and no call has said so yet
+        self._kill_asked = False
         self._lock = threading.Lock()
 
     def __enter__(self) -> Box:
@@ -91,10 +92,13 @@ class Box:
     def call(self, code: str, timeout: float | None = None) -> Outcome:
         """Run `code` and return its text. Raises NoBoundary where no tier works; never for anything the code does."""
         with self._lock:
+            self._kill_asked = False
             if self._running is None or not self._running.alive():
                 self._lost = self._lost or self._running is not None
                 self._end()
                 self._running = self._start()
+            if self._kill_asked:  # while it started
+                self._running.stop()
             outcome, ended = self._running.call(code, timeout or self.policy.timeout)
             if self._lost:
                 text = RESTARTED if outcome.text == NO_OUTPUT else f"{RESTARTED}\n{outcome.text}"
@@ -112,6 +116,7 @@ class Box:
 
     def kill(self) -> None:
         """End a call in flight from another thread, with everything it started."""
+        self._kill_asked = True
         if (running := self._running) is not None:
             running.stop()
 

@@ -138,9 +138,8 @@ def slug(name: str) -> str:
     """A name as it stands in a citation: lower-case letters, digits and hyphens."""
     plain = "".join(c for c in unicodedata.normalize("NFKD", name.lower()) if not unicodedata.combining(c))
     latin = "-".join(re.findall(r"[a-z0-9]+", plain))
-    return (latin if len(latin) * 2 >= len(plain) else "-".join(re.findall(r"\w+", plain)))[:60].strip(
-        "-"
-    ) or "document"
+    whole = latin if len(latin) * 2 >= len(plain) else "-".join(re.findall(r"\w+", plain))  # other scripts stay
+    return whole[:60].strip("-") or "document"
 
 
 # ------------------------------------------------------------------------------------------------ formats

@@ -1,4 +1,4 @@
-"""The text of a web page, one block a line: paragraphs, list items, table rows and headings; scripts and styles gone."""
+"""The text of a web page, one block a line: paragraphs, list items, table rows, headings; no scripts, no styles."""
 
 from __future__ import annotations
 

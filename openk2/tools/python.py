@@ -29,7 +29,9 @@ def python_tool(
         try:
             outcome = await asyncio.shield(call)
         except asyncio.CancelledError:
-            await asyncio.to_thread(box.kill)
+            while not call.done():  # again, because the call may not have got as far as having a process
+                await asyncio.to_thread(box.kill)
+                await asyncio.sleep(0.01)
             raise
         return ToolResult(outcome.text, outcome.is_error)
 
