@@ -14,7 +14,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from openk2.model.attention import linear
 from openk2.model.config import ModelConfig
 
 _ROWS = 64
@@ -30,7 +29,41 @@ class MLP(nn.Module):
         self.down_proj = nn.Linear(width, hidden, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        return linear(F.silu(linear(x, self.gate_proj)) * linear(x, self.up_proj), self.down_proj)
+        return _SwiGLU.apply(x, self.gate_proj.weight, self.up_proj.weight, self.down_proj.weight)  # type: ignore[return-value]
+
+
+def _activate(h: Tensor, width: int) -> Tensor:
+    """gate and up [S, 2I] -> silu(gate) * up [S, I]."""
+    return F.silu(h[:, :width]).mul_(h[:, width:])
+
+
+def _activate_backward(da: Tensor, h: Tensor, width: int) -> Tensor:
+    """Gradient [S, I] after the activation -> gradient [S, 2I] of gate and up. Overwrites `da`."""
+    gate, up = h[:, :width], h[:, width:]
+    dh = torch.empty_like(h)
+    torch.mul(da, F.silu(gate), out=dh[:, width:])
+    dh[:, :width] = torch.ops.aten.silu_backward(da.mul_(up), gate)
+    return dh
+
+
+class _SwiGLU(torch.autograd.Function):
+    """down(silu(gate x) * up x) with gate and up in one product, forward and backward."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, gate: Tensor, up: Tensor, down: Tensor) -> Tensor:
+        gate_up, down = torch.cat((gate, up)).to(x.dtype), down.to(x.dtype)
+        h = F.linear(x, gate_up)
+        ctx.save_for_backward(x, h, gate_up, down)
+        return F.linear(_activate(h, len(gate)), down)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Any:
+        x, h, gate_up, down = ctx.saved_tensors
+        width = down.shape[1]
+        d_down = grads[0].T @ _activate(h, width)
+        dh = _activate_backward(grads[0] @ down, h, width)
+        d_gate_up = (dh.T @ x).float()
+        return dh @ gate_up, d_gate_up[:width], d_gate_up[width:], d_down.float()
 
 
 class Router(nn.Module):
@@ -112,8 +145,7 @@ class _RoutedSwiGLU(torch.autograd.Function):
             if size:
                 rows = slice(start, start + size)
                 h = torch.mm(xs[rows], gate_up[expert].T, out=hidden[rows])
-                a = F.silu(h[:, :width]).mul_(h[:, width:]).mul_(w[rows])
-                torch.mm(a, down[expert].T, out=out[rows])
+                torch.mm(_activate(h, width).mul_(w[rows]), down[expert].T, out=out[rows])
                 start += size
         ctx.save_for_backward(xs, w, hidden, gate_up, down)
         ctx.routing = routing
@@ -132,16 +164,11 @@ class _RoutedSwiGLU(torch.autograd.Function):
             if not size:
                 continue
             rows = slice(start, start + size)
-            g, u, wr = hidden[rows, :width], hidden[rows, width:], w[rows]
-            s = F.silu(g)
-            a = s * u
+            a = _activate(hidden[rows], width)
             da = torch.mm(dout[rows], down[expert])  # gradient of a * w
             torch.sum(da * a, -1, dtype=torch.float32, out=dw[rows])
-            torch.mm(dout[rows].T, a.mul_(wr), out=d_down[expert])
-            da.mul_(wr)
-            dh = torch.empty_like(hidden[rows])
-            torch.mul(da, s, out=dh[:, width:])
-            dh[:, :width] = torch.ops.aten.silu_backward(da.mul_(u), g)
+            torch.mm(dout[rows].T, a.mul_(w[rows]), out=d_down[expert])
+            dh = _activate_backward(da.mul_(w[rows]), hidden[rows], width)
             torch.mm(dh, gate_up[expert], out=dx[rows])
             torch.mm(dh.T, xs[rows], out=d_gate_up[expert])
             start += size

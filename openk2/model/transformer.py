@@ -28,8 +28,8 @@ class Block(nn.Module):
         self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
 
     def forward(self, x: Tensor, packing: Packing, cos: Tensor, sin: Tensor, dtype: torch.dtype) -> Tensor:
-        x = x + self.self_attn(self.input_layernorm(x).to(dtype), packing, cos, sin)
-        return x + self.mlp(self.post_attention_layernorm(x).to(dtype))
+        x = x + self.self_attn(self.input_layernorm(x, dtype), packing, cos, sin)
+        return x + self.mlp(self.post_attention_layernorm(x, dtype))
 
 
 class Body(nn.Module):

@@ -1,0 +1,159 @@
+"""Training as a whole: it learns, it resumes bit for bit after a kill, and bad input is told in a sentence."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from openk2.errors import UserError
+
+torch = pytest.importorskip("torch")
+from openk2.model.config import ModelConfig  # noqa: E402
+from openk2.optim.schedule import WSD  # noqa: E402
+from openk2.train.data import Stream  # noqa: E402
+from openk2.train.loop import Settings, build, train  # noqa: E402
+from openk2.train.packing import Packer  # noqa: E402
+from openk2.train.sft import amount, source  # noqa: E402
+
+
+def shards(folder: Path, documents: int = 300, seed: int = 0, longest: int = 40) -> Path:
+    """Copy task: 1, random tokens, 2, the same tokens again, which alone are to be learned. Two shards."""
+    folder.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(seed)
+    for part in range(2):
+        ids, masks, lengths = [], [], []
+        for _ in range(documents // 2):
+            n = int(rng.integers(3, longest // 2))
+            text = rng.integers(3, 64, n)
+            ids.append(np.concatenate(([1], text, [2], text)))
+            masks.append(np.concatenate((np.zeros(n + 2), np.ones(n))))
+            lengths.append(2 * n + 2)
+        np.concatenate(ids).astype(np.uint16).tofile(folder / f"part-{part}.bin")
+        np.concatenate(masks).astype(np.uint8).tofile(folder / f"part-{part}.mask")
+        np.array(lengths, np.int32).tofile(folder / f"part-{part}.idx")
+    return folder
+
+
+def losses(out: Path) -> list[float]:
+    return [json.loads(line)["loss"] for line in (out / "metrics.jsonl").read_text().splitlines()]
+
+
+def run(data: Path, out: Path, settings: Settings, batch: int = 512) -> dict[str, float]:
+    config = ModelConfig.from_depth(2, vocab_size=64)
+    packer = Packer(Stream([(data, None)], settings.seed, batch), batch)
+    return train(build(config, settings.seed), packer, settings, out, lambda line: None)
+
+
+def test_loss_falls_with_int4_at_the_end(tmp_path: Path) -> None:
+    settings = Settings(tokens=12_000, lr=1e-2, schedule=WSD(0.05, 0.3), qat_fraction=0.3)
+    last = run(shards(tmp_path / "data"), tmp_path / "run", settings)
+    history = losses(tmp_path / "run")
+    assert history[-1] < history[0] - 0.05 and last["qat"] == 1
+    first = json.loads((tmp_path / "run/metrics.jsonl").read_text().splitlines()[0])
+    assert first["qat"] == 0
+
+
+def test_resuming_gives_the_same_losses(tmp_path: Path) -> None:
+    data = shards(tmp_path / "data")
+    whole = Settings(tokens=10_000, seed=3)
+    run(data, tmp_path / "whole", whole)
+    for pause in (4, 9, 15):
+        run(data, tmp_path / "parts", Settings(tokens=10_000, seed=3, max_steps=pause))
+    run(data, tmp_path / "parts", whole)
+    assert losses(tmp_path / "parts") == losses(tmp_path / "whole")
+    a, b = (torch.load(tmp_path / name / "state.pt", weights_only=True)["model"] for name in ("parts", "whole"))
+    assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_kill_9_loses_nothing(tmp_path: Path) -> None:
+    data = shards(tmp_path / "data")
+    command = [
+        sys.executable, "-m", "openk2.train.sft", "--data", str(data), "--vocab-size", "64", "--depth", "2",
+        "--tokens", "16k", "--batch", "512", "--checkpoint-minutes", "0.0001", "--threads", "1",
+    ]  # fmt: skip
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    subprocess.run([*command, "--out", str(tmp_path / "whole")], check=True, env=environment, capture_output=True)
+    killed = subprocess.Popen([*command, "--out", str(tmp_path / "parts")], env=environment, stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not (tmp_path / "parts/state.pt").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    killed.send_signal(signal.SIGKILL)
+    killed.wait()
+    subprocess.run([*command, "--out", str(tmp_path / "parts")], check=True, env=environment, capture_output=True)
+    assert losses(tmp_path / "parts") == losses(tmp_path / "whole")
+
+
+def test_nan_stops_and_keeps_the_last_state(tmp_path: Path) -> None:
+    data = shards(tmp_path / "data")
+    run(data, tmp_path / "run", Settings(tokens=10_000, max_steps=3))
+    config = ModelConfig.from_depth(2, vocab_size=64)
+    model = build(config, 0)
+    packer = Packer(Stream([(data, None)], 0, 512), 512)
+    with torch.no_grad():
+        model.model.norm.weight[0] = torch.nan
+    before = (tmp_path / "run/state.pt").read_bytes()
+    (tmp_path / "other").mkdir()
+    with pytest.raises(UserError, match="--init"):
+        train(model, packer, Settings(tokens=10_000), tmp_path / "other", lambda line: None)
+    assert (tmp_path / "run/state.pt").read_bytes() == before and not (tmp_path / "other/state.pt").exists()
+
+
+def test_packing_keeps_documents_whole_and_fills_batches(tmp_path: Path) -> None:
+    data = shards(tmp_path / "data", 400)
+    stream = Stream([(data, None)], 7, 512)
+    packer = Packer(stream, 512)
+    seen, tokens = set(), 0
+    originals = {tuple(stream.folders[0].document(i).ids.tolist()) for i in range(len(stream.folders[0].table))}
+    batches = 20
+    for _ in range(batches):
+        batch = packer.next()
+        assert len(batch.ids) == sum(batch.lengths) == 512
+        tokens += batch.tokens
+        at = 0
+        for length in batch.lengths:
+            document = batch.ids[at : at + length].tolist()
+            if at < batch.tokens:
+                assert tuple(document) in originals
+                seen.add(tuple(document))
+                learned = [int(r) - at for r in batch.rows if at <= r < at + length]
+                assert learned == list(range(length // 2 + 1, length))
+            at += length
+    assert tokens > 0.98 * batches * 512
+    again = Packer(Stream([(data, None)], 7, 512), 512)
+    for _ in range(5):
+        again.next()
+    state = json.loads(json.dumps(again.state()))
+    third = Packer(Stream([(data, None)], 7, 512), 512)
+    third.restore(state)
+    assert torch.equal(third.next().ids, again.next().ids)
+
+
+def test_folders_are_mixed_by_weight(tmp_path: Path) -> None:
+    a, b = shards(tmp_path / "a"), shards(tmp_path / "b", seed=1)
+    stream = Stream([(a, 3.0), (b, 1.0)], 0, 512)
+    drawn = [stream.next()[0] for _ in range(400)]
+    assert drawn.count(0) == 300
+    assert source(f"{a}:2.5") == (a, 2.5) and source(str(a)) == (a, None)
+
+
+def test_bad_data_is_told_in_a_sentence(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="no token shards"):
+        Stream([(tmp_path / "empty", None)], 0, 512)
+    data = shards(tmp_path / "data")
+    (data / "part-1.mask").write_bytes(b"")
+    with pytest.raises(UserError, match="make the shard again"):
+        Stream([(data, None)], 0, 512)
+    with pytest.raises(UserError, match="longer than the batch"):
+        Stream([(shards(tmp_path / "long"), None)], 0, 4)
+    with pytest.raises(UserError, match="not an amount"):
+        amount("many")
+    assert (amount("1.5k"), amount("20M"), amount("8192")) == (1500, 20_000_000, 8192)
