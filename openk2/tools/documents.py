@@ -1,7 +1,8 @@
 """A person's own files as documents to search: txt, md, html, csv, json and folders of them.
 
 Lines are what is searched, shown and cited, so every format becomes lines that mean something alone: a row of a table
-is `column: value; ...`, a JSON leaf is `path: value`, a long paragraph is cut between sentences. The index is kept in
+is `column: value; ...`, a JSON leaf is `path: value`, a long paragraph is cut between sentences. A long JSON record that
+has a title (a page, an article) is a document of its own. The index is kept in
 the user's cache folder under the hash of the content: a second run with unchanged files builds nothing.
 """
 
@@ -22,7 +23,7 @@ from typing import Any
 from openk2.errors import UserError
 from openk2.tools.index import SCHEMA, Document, Index
 
-VERSION = 1  # of what this file makes of content: part of the cache's key
+VERSION = 2  # of what this file makes of content: part of the cache's key
 WIDTH = 300  # characters of a line
 PART_LINES = 5000  # a file of more lines becomes several documents, so that no page of it needs all in memory
 MAX_JSON = 256 << 20  # bytes: a JSON file has to be read whole
@@ -33,6 +34,7 @@ TEXT = {".txt", ".text", ".md", ".markdown", ".rst", ".log"}
 HTML = {".html", ".htm", ".xhtml"}
 TABLE = {".csv", ".tsv"}
 JSON = {".json", ".jsonl", ".ndjson"}
+TITLES = ("title", "name", "headline", "subject")
 READABLE = TEXT | HTML | TABLE | JSON
 SKIPPED_FOLDERS = {"node_modules", "__pycache__", "venv"}
 
@@ -104,34 +106,40 @@ def _walk(folder: Path, on_skip: Skip | None) -> Iterator[Path]:
 
 def read(files: Iterable[Path], on_skip: Skip | None = None) -> Iterator[Document]:
     """The documents of `files`, one at a time. What cannot be read is left out and told to `on_skip`."""
-    taken: set[str] = set()
+    taken: dict[str, int] = {}  # id: how many more were wanted
     for path in files:
-        title, part, number = path.stem.replace("_", " ").replace("-", " ").strip() or path.name, [], 1
+        plain = path.stem.replace("_", " ").replace("-", " ").strip() or path.name
+        name, title, part, number = path.stem, plain, [], 1
         try:
             for kind, text in _lines(path):
                 if kind == "title":
                     title = text
-                    continue
-                part.append(text)
-                if len(part) == PART_LINES:
-                    yield _document(path, title, part, number, taken)
-                    part, number = [], number + 1
+                elif kind == "document":
+                    if part:
+                        yield _document(name, title, part, number, taken)
+                    part, number, title, name = [], 1, text or plain, text or path.stem
+                else:
+                    part.append(text)
+                    if len(part) == PART_LINES:
+                        yield _document(name, title, part, number, taken)
+                        part, number = [], number + 1
         except (Unreadable, OSError, ValueError, csv.Error) as error:
             if on_skip:
                 why = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
                 on_skip(path, f"cannot be read: {why}" if not isinstance(error, Unreadable) else why)
         if part:
-            yield _document(path, title, part, number, taken)
+            yield _document(name, title, part, number, taken)
 
 
-def _document(path: Path, title: str, lines: list[str], number: int, taken: set[str]) -> Document:
-    wanted = slug(path.stem if number == 1 else f"{path.stem} part {number}")
-    name, count = wanted, 1
-    while name in taken:
+def _document(name: str, title: str, lines: list[str], number: int, taken: dict[str, int]) -> Document:
+    wanted = slug(name if number == 1 else f"{name} part {number}")
+    id, count = wanted, taken.get(wanted, 0)
+    while id in taken:
         count += 1
-        name = f"{wanted}-{count}"
-    taken.add(name)
-    return Document(name, title if number == 1 else f"{title} (part {number})", tuple(lines))
+        id = f"{wanted}-{count + 1}"
+    taken[wanted] = count
+    taken[id] = 0
+    return Document(id, title if number == 1 else f"{title} (part {number})", tuple(lines))
 
 
 def slug(name: str) -> str:
@@ -153,10 +161,9 @@ def _lines(path: Path) -> Iterator[tuple[str, str]]:
         return
     if ending in TABLE:
         lines = _of_table(path, encoding)
-    elif ending == ".json":
-        lines = _of_json(path, encoding)
     elif ending in JSON:
-        lines = _of_json_lines(path, encoding)
+        yield from _of_records(_of_json(path, encoding) if ending == ".json" else _of_json_lines(path, encoding))
+        return
     else:
         yield from _of_text(path, encoding, headings=ending in (".md", ".markdown"))
         return
@@ -237,18 +244,50 @@ def _of_table(path: Path, encoding: str) -> Iterator[str]:
             yield _record(zip(names, row, strict=False))
 
 
-def _of_json(path: Path, encoding: str) -> Iterator[str]:
+def _of_records(records: Iterator[tuple[str, Any]]) -> Iterator[tuple[str, str]]:
+    """The lines of JSON values, each with its path; a long titled record starts a document of its own."""
+    apart = False
+    for path, value in records:
+        title = _title(value)
+        if title or apart:
+            yield "document", title
+        apart = bool(title)
+        for line in _of_article(value) if title else _flat(value, path):
+            for part in wrapped(line):
+                yield "line", part
+
+
+def _title(value: Any) -> str:
+    """The title of a record that is too long for a line, else nothing."""
+    if not isinstance(value, dict) or sum(len(str(item)) for item in value.values()) <= 2 * WIDTH:
+        return ""
+    return next((str(value[key]).strip() for key in TITLES if isinstance(value.get(key), str)), "")
+
+
+def _of_article(value: dict[str, Any]) -> Iterator[str]:
+    """A record as a text: its long fields are its paragraphs, the others `field: value`."""
+    for key, item in value.items():
+        if isinstance(item, str) and len(item) > WIDTH:
+            yield item
+        elif key not in TITLES or not isinstance(item, str):
+            yield from _flat(item, str(key))
+
+
+def _of_json(path: Path, encoding: str) -> Iterator[tuple[str, Any]]:
     if path.stat().st_size > MAX_JSON:
         raise Unreadable(f"is over {MAX_JSON >> 20} MB, too large for one JSON value: save it as jsonl")
     with path.open(encoding=encoding, errors="replace") as file:
-        yield from _flat(_parsed(file.read(), "is not valid JSON"))
+        value = _parsed(file.read(), "is not valid JSON")
+    yield from (
+        ((f"[{number}]", item) for number, item in enumerate(value)) if isinstance(value, list) else [("", value)]
+    )
 
 
-def _of_json_lines(path: Path, encoding: str) -> Iterator[str]:
+def _of_json_lines(path: Path, encoding: str) -> Iterator[tuple[str, Any]]:
     with path.open(encoding=encoding, errors="replace") as file:
         for number, line in enumerate(file, 1):
             if line.strip():
-                yield from _flat(_parsed(line, f"is not valid JSON in line {number}"))
+                yield "", _parsed(line, f"is not valid JSON in line {number}")
 
 
 def _parsed(text: str, problem: str) -> Any:

@@ -71,6 +71,19 @@ def test_json(tmp_path: Path):
     assert sorted(line.split(" is ")[0] for line in skipped) == ["bad.json", "nested.json"]
 
 
+def test_long_records_with_a_title_are_documents(tmp_path: Path):
+    long = "A sentence of the page. " * 30
+    rows = [{"title": "Café Noir", "text": f"First.\n{long}", "year": 1900}, {"title": "Short", "year": 1901}]
+    (tmp_path / "pages.jsonl").write_text("\n".join(map(json.dumps, [*rows, rows[0]])))
+    (tmp_path / "list.json").write_text(json.dumps([rows[0], {"a": [1, {"b": 2}]}]))
+    found, _ = documents_of(tmp_path)
+    assert list(found) == ["cafe-noir", "list", "cafe-noir-2", "pages", "cafe-noir-3"]
+    assert found["cafe-noir-2"].title == "Café Noir"
+    assert found["cafe-noir-2"].lines[0] == "First." and found["cafe-noir-2"].lines[-1] == "year: 1900"
+    assert found["pages"].lines == ("title: Short; year: 1901",)
+    assert found["list"].lines == ("[1].a[0]: 1", "[1].a[1] - b: 2")
+
+
 def test_long_lines_are_cut_between_sentences():
     text = "One sentence of some words. " * 50
     lines = list(wrapped(text))
