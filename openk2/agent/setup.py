@@ -87,6 +87,7 @@ class Setup:
             tools=self.tool_names,
             setup=self.to_json(),
             budget=budget.to_json(),
+            limits={} if self.base_url else {"seed": 0},  # a resumed run samples what it would have sampled
             version=__version__,
         )
 
