@@ -1,9 +1,9 @@
 """A person's own files as documents to search: txt, md, html, csv, json and folders of them.
 
 Lines are what is searched, shown and cited, so every format becomes lines that mean something alone: a row of a table
-is `column: value; ...`, a JSON leaf is `path: value`, a long paragraph is cut between sentences. A long JSON record that
-has a title (a page, an article) is a document of its own. The index is kept in
-the user's cache folder under the hash of the content: a second run with unchanged files builds nothing.
+is `column: value; ...`, a JSON leaf is `path: value`, a long paragraph is cut between sentences. A long JSON record
+that has a title (a page, an article) is a document of its own. The index is kept in the user's cache folder under the
+hash of the content: a second run with unchanged files builds nothing.
 """
 
 from __future__ import annotations
@@ -278,9 +278,10 @@ def _of_json(path: Path, encoding: str) -> Iterator[tuple[str, Any]]:
         raise Unreadable(f"is over {MAX_JSON >> 20} MB, too large for one JSON value: save it as jsonl")
     with path.open(encoding=encoding, errors="replace") as file:
         value = _parsed(file.read(), "is not valid JSON")
-    yield from (
-        ((f"[{number}]", item) for number, item in enumerate(value)) if isinstance(value, list) else [("", value)]
-    )
+    if isinstance(value, list):
+        yield from ((f"[{number}]", item) for number, item in enumerate(value))
+    else:
+        yield "", value
 
 
 def _of_json_lines(path: Path, encoding: str) -> Iterator[tuple[str, Any]]:
@@ -303,7 +304,7 @@ def _flat(value: Any, path: str = "") -> Iterator[str]:
         leaves = all(not isinstance(item, dict | list) for item in value.values())
         if leaves and value and sum(len(str(item)) for item in value.values()) <= 2 * WIDTH:
             record = _record((str(key), _shown(item)) for key, item in value.items())
-            yield f"{path} - {record}" if path and not path.startswith("[") else record
+            yield f"{path} - {record}" if path and not re.fullmatch(r"\[\d+\]", path) else record
             return
         for key, item in value.items():
             yield from _flat(item, f"{path}.{key}" if path else str(key))
