@@ -37,7 +37,7 @@ def messages(events: Sequence[Event]) -> list[Message]:
             conversation.append(event.message)
             for index, call in enumerate(event.message.tool_calls):
                 if result := results.get((event.seq, index)):
-                    conversation.append(Message("tool", result.content, tool_call_id=call.id, name=call.name))
+                    conversation.append(Message("tool", result.content, tool_call_id=call.id))
     return conversation
 
 
