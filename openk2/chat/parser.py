@@ -55,6 +55,15 @@ class Parser:
         self._mark(token)
         return pieces
 
+    @property
+    def thinking(self) -> bool:
+        return self._state == "reasoning" and not self.ended
+
+    @property
+    def calls(self) -> tuple[ToolCall, ...]:
+        """The calls that are complete so far."""
+        return tuple(self._calls)
+
     def finish(self) -> Message:
         """The message of everything fed. A call that was cut off or malformed is kept with its text as written."""
         self._emit(self._utf8.decode(b"", final=True))

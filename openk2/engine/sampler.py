@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from openk2.errors import UserError
@@ -10,7 +12,7 @@ from openk2.errors import UserError
 class Sampler:
     """Choose ids. `temperature` 0 is greedy; equal seeds and logits give equal ids."""
 
-    def __init__(self, temperature: float = 0.0, top_p: float = 1.0, seed: int = 0) -> None:
+    def __init__(self, temperature: float = 0.0, top_p: float = 1.0, seed: int | Sequence[int] = 0) -> None:
         if temperature < 0:
             raise UserError(f"The temperature is {temperature}; give 0 (always the likeliest token) or more.")
         if not 0 < top_p <= 1:

@@ -10,6 +10,7 @@ import numpy as np
 from openk2.engine.cache import LatentCache
 from openk2.engine.forward import Forward
 from openk2.engine.sampler import Sampler
+from openk2.engine.threads import limit_blas
 from openk2.engine.weights import Weights
 from openk2.errors import UserError
 from openk2.model.config import ModelConfig
@@ -26,6 +27,7 @@ class Engine:
     def load(cls, folder: str | Path) -> Engine:
         """Load a checkpoint folder (Hugging Face layout, bf16/fp32 or INT4 experts). Raises UserError if it cannot."""
         config = ModelConfig.from_folder(folder)
+        limit_blas(config.count().active)
         return cls(config, Weights.load(folder, config))
 
     @property
@@ -56,6 +58,11 @@ class Session:
         assert self._logits is not None
         return self._logits
 
+    @property
+    def cached(self) -> int:
+        """How many of `ids` need no further computation; the last sampled one is read only when it is needed."""
+        return self._cache.length
+
     def append(self, ids: Sequence[int]) -> None:
         """Read ids (prefill). Raises UserError when they do not fit the window or the vocabulary."""
         length, window = len(self.ids) + len(ids), self.engine.window
@@ -72,7 +79,7 @@ class Session:
         max_tokens: int,
         temperature: float = 0.0,
         top_p: float = 1.0,
-        seed: int = 0,
+        seed: int | Sequence[int] = 0,
         stop_ids: Collection[int] = (),
     ) -> Iterator[int]:
         """Sample and append up to `max_tokens` ids, yielding each; ends behind a stop id or at the window's end."""
@@ -86,10 +93,10 @@ class Session:
 
     def fork(self, length: int) -> Session:
         """A new session over the first `length` ids that keeps what was computed for them."""
-        self._advance()
         twin = Session(self.engine)
         twin.ids = self.ids[:length]
-        twin._cache = self._cache.fork(max(length - 1, 0))  # the last id is read again: its logits are not kept
+        # The last id is read again, because its logits are not kept.
+        twin._cache = self._cache.fork(max(min(length - 1, self._cache.length), 0))
         return twin
 
     def _advance(self) -> None:

@@ -6,6 +6,7 @@ Q q_lora_rank, E routed experts, I expert width. Matrices keep Hugging Face's [o
 
 from __future__ import annotations
 
+import threading
 from collections import OrderedDict
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,11 +73,12 @@ class Weights:
         self._tensors = tensors
         self._experts: OrderedDict[tuple[int, int], Expert] = OrderedDict()
         self._expert_bytes = 12 * config.hidden_size * config.moe_intermediate_size
+        self._lock = threading.Lock()
         self._max_experts = max(1, expert_cache_bytes // self._expert_bytes)
-        self.embedding = tensors.float32("model.embed_tokens.weight")
-        self.norm = tensors.float32("model.norm.weight")
+        self.embedding = self._get("model.embed_tokens.weight", config.vocab_size, config.hidden_size)
+        self.norm = self._get("model.norm.weight", config.hidden_size)
         tied = config.tie_word_embeddings or "lm_head.weight" not in tensors
-        self.head = self.embedding if tied else tensors.float32("lm_head.weight")
+        self.head = self.embedding if tied else self._get("lm_head.weight", *self.embedding.shape)
         self.layers = [self._layer(i) for i in range(config.num_hidden_layers)]
 
     @classmethod
@@ -88,13 +90,13 @@ class Weights:
         """A routed expert in float32; the least recently used ones make room beyond the cache's size."""
         key = (layer, index)
         found = self._experts.get(key)
-        if found is None:
-            found = self._swiglu(f"model.layers.{layer}.mlp.experts.{index}.")
+        if found is not None and len(self._experts) < self._max_experts:
+            return found
+        with self._lock:  # sessions may run in several threads
+            found = self._experts.pop(key, None) or self._swiglu(f"model.layers.{layer}.mlp.experts.{index}.")
             while len(self._experts) >= self._max_experts:
                 self._experts.popitem(last=False)
             self._experts[key] = found
-        elif len(self._experts) == self._max_experts:
-            self._experts.move_to_end(key)
         return found
 
     def _layer(self, index: int) -> Layer:
