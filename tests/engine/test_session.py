@@ -189,9 +189,9 @@ def test_sampler_refuses_what_is_not_a_number(bad: float) -> None:
     for sampler in (Sampler(), Sampler(temperature=1.0, top_p=0.5)):
         with pytest.raises(UserError, match="not numbers"):
             sampler.choose(logits)
-    for arguments in ({"temperature": -1.0}, {"top_p": 0.0}, {"top_p": 1.5}):
+    for temperature, top_p in ((-1.0, 1.0), (1.0, 0.0), (1.0, 1.5)):
         with pytest.raises(UserError):
-            Sampler(**arguments)
+            Sampler(temperature, top_p)
 
 
 def test_the_engine_imports_no_torch() -> None:
