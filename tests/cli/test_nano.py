@@ -1,0 +1,103 @@
+"""The embedded model by the command line: the whole way of a question, offline, killed and resumed."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from openk2.agent import log
+from openk2.agent.events import ToolFinished, ToolStarted
+from openk2.agent.setup import NANO
+
+# OPENK2_TEST_MODEL: another checkpoint folder to put through the same.
+MODEL = os.environ.get("OPENK2_TEST_MODEL", "nano")
+pytestmark = pytest.mark.skipif(
+    MODEL == "nano" and not (NANO / "config.json").exists(), reason="the embedded model is not in this checkout"
+)
+K2 = [sys.executable, "-P", "-m", "openk2.cli.main"]
+QUESTION = "Which of Kenya, Ghana and Chad has the most people per square kilometre?"
+KILLS = 20
+
+
+def ask(runs: Path, *flags: str) -> list[str]:
+    return [
+        *K2,
+        "ask",
+        QUESTION,
+        "--model",
+        MODEL,
+        "--steps",
+        "20",
+        "--max-tokens",
+        "1500",
+        "--run-dir",
+        str(runs),
+        *flags,
+    ]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """The run that nobody disturbs."""
+    done = subprocess.run(ask(tmp_path_factory.mktemp("runs"), "--json"), capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_every_source_exists_and_was_read(whole: dict[str, Any]) -> None:
+    assert whole["answer"] and whole["finish_reason"] in ("stop", "budget")
+    if MODEL == "nano":
+        assert "Ghana" in whole["answer"] and len(whole["sources"]) >= 2
+        assert all(source["text"] and source["seen"] for source in whole["sources"])
+
+
+def test_no_torch_on_the_way(tmp_path: Path) -> None:
+    command = [sys.executable, "-P", "-X", "importtime", *ask(tmp_path, "--json", "--steps", "2")[2:]]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0 and "openk2.engine" in done.stderr
+    loaded = {line.rpartition("|")[2].strip().partition(".")[0] for line in done.stderr.splitlines()}
+    assert not loaded & {"torch", "transformers", "tokenizers"}
+
+
+def test_killed_at_twenty_random_moments(whole: dict[str, Any], tmp_path: Path) -> None:
+    dice = random.Random(7)
+    kills = rounds = 0
+    while kills < KILLS:
+        rounds += 1
+        runs = tmp_path / f"runs{rounds}"
+        command = ask(runs, "--json")
+        while True:
+            child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+            if kills < KILLS:
+                deadline = time.monotonic() + 30
+                while not list(log.folders(runs)) and child.poll() is None and time.monotonic() < deadline:
+                    time.sleep(0.002)
+                time.sleep(dice.uniform(0.2, whole["seconds"] + 1.0))
+                child.send_signal(signal.SIGKILL)
+            out, err = child.communicate(timeout=120)
+            if child.returncode == 0:
+                break
+            assert child.returncode == -signal.SIGKILL, err
+            kills += 1
+            folder = next(log.folders(runs))
+            begun = (folder / log.LOG).read_bytes().count(b"\n") > 0  # else there is nothing to resume: ask again
+            command = [*K2, "runs", "resume", "last", "--json", "--run-dir", str(runs)] if begun else command
+        got = json.loads(out)
+        answers = (got["answer"], got["sources"], got["steps"], got["messages"])
+        if not any("interrupted" in m["content"] for m in got["messages"] if m["role"] == "tool"):
+            assert answers == (whole["answer"], whole["sources"], whole["steps"], whole["messages"])
+        done: set[tuple[int, int]] = set()
+        for event in log.read(next(log.folders(runs))):
+            if isinstance(event, ToolStarted):
+                assert (event.reply, event.index) not in done, "a finished call was run again"
+            elif isinstance(event, ToolFinished):
+                done.add((event.reply, event.index))
