@@ -6,6 +6,7 @@ L padded length of a group. On a CPU, plain bf16 matrix products over short rows
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from typing import Any
 
@@ -224,7 +225,8 @@ class LatentAttention(nn.Module):
         )
         self.o_proj = nn.Linear(heads * config.v_head_dim, hidden, bias=False)
         self.track_logits = False
-        self.max_logits: Tensor | None = None  # [N] of the last forward while `track_logits`
+        self.max_logits: Tensor | None = None  # [N] of all forwards since it was last cleared, while `track_logits`
+        self._lock = threading.Lock()  # several threads may run the same network on parts of a batch
 
     def query_projection(self) -> nn.Linear:
         """The matrix whose rows are the heads' queries."""
@@ -246,7 +248,8 @@ class LatentAttention(nn.Module):
         k = torch.cat((kv[..., :nope], k_rope), -1)
         out, peak = attend(q, k, kv[..., nope:], c.softmax_scale, packing, self.track_logits)
         if self.track_logits:
-            self.max_logits = peak if self.max_logits is None else torch.maximum(self.max_logits, peak)
+            with self._lock:
+                self.max_logits = peak if self.max_logits is None else torch.maximum(self.max_logits, peak)
         return linear(out.flatten(1), self.o_proj)
 
 

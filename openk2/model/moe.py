@@ -8,6 +8,7 @@ of 64 rows, because oneDNN prepares a kernel for each new shape at several times
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 import torch
@@ -123,14 +124,17 @@ class _Routing:
 class _RoutedSwiGLU(torch.autograd.Function):
     """sum_k w_k down_e(silu(gate_e x) * up_e x), e = index[:, k], with its own backward pass.
 
-    Padding rows repeat token 0 with weight 0, so that they reach neither the output nor any gradient.
+    Padding rows repeat token 0 with weight 0, so that they reach neither the output nor any gradient. The values of
+    `override` are used in place of the matrices', whose gradients are then straight-through.
     """
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, weights: Tensor, gate: Tensor, up: Tensor, down: Tensor, routing: _Routing
-    ) -> Tensor:
+        ctx: Any, x: Tensor, weights: Tensor, gate: Tensor, up: Tensor, down: Tensor, routing: _Routing,
+        override: tuple[Tensor, Tensor, Tensor] | None,
+    ) -> Tensor:  # fmt: skip
         dtype = x.dtype
+        gate, up, down = override or (gate, up, down)
         gate_up = torch.cat((gate, up), 1).to(dtype)  # [E, 2I, H]
         down = down.to(dtype)
         xs = x.index_select(0, routing.source)  # [S, H]
@@ -174,14 +178,15 @@ class _RoutedSwiGLU(torch.autograd.Function):
             start += size
         dw = dw.index_select(0, routing.slot.view(-1)).view_as(routing.slot)
         d_gate_up = d_gate_up.float()
-        return routing.combine(dx), dw, d_gate_up[:, :width], d_gate_up[:, width:], d_down.float(), None
+        return routing.combine(dx), dw, d_gate_up[:, :width], d_gate_up[:, width:], d_down.float(), None, None
 
 
 class Experts(nn.Module):
     """All routed experts of a layer, stacked: gate_proj, up_proj [E, I, H], down_proj [E, H, I].
 
     In a state dict each expert has its own matrices under Hugging Face's names (`3.gate_proj.weight`), so that
-    saving and loading copy without renaming. `override` replaces the stacks in the forward pass (INT4 training).
+    saving and loading copy without renaming. The values in `override` take the stacks' place in the products while the
+    gradients go to the stacks (straight-through): INT4 training quantises once a step and sets it.
     """
 
     _NAMES = ("gate_proj", "up_proj", "down_proj")
@@ -197,8 +202,8 @@ class Experts(nn.Module):
     def forward(self, x: Tensor, index: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
         """x [T, H], index and weights [T, K] -> [T, H] and the tokens each expert got [E] (int64)."""
         routing = _Routing(index, self.gate_proj.shape[0])
-        stacks = self.override or (self.gate_proj, self.up_proj, self.down_proj)
-        return _RoutedSwiGLU.apply(x, weights, *stacks, routing), routing.counts  # type: ignore[return-value]
+        out = _RoutedSwiGLU.apply(x, weights, self.gate_proj, self.up_proj, self.down_proj, routing, self.override)
+        return out, routing.counts  # type: ignore[return-value]
 
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
         for name in self._NAMES:
@@ -230,13 +235,15 @@ class MoE(nn.Module):
         self.experts = Experts(config)
         self.shared_experts = MLP(config.hidden_size, config.moe_intermediate_size * config.n_shared_experts)
         self.load: Tensor | None = None  # [E] tokens since the last `balance`
+        self._lock = threading.Lock()  # several threads may run the same network on parts of a batch
 
     def forward(self, x: Tensor) -> Tensor:
         """x [T, H] -> [T, H]."""
         index, weights = self.gate(x)
         out, counts = self.experts(x, index, weights)
         if self.training:
-            self.load = counts if self.load is None else self.load + counts
+            with self._lock:
+                self.load = counts if self.load is None else self.load + counts
         return out + self.shared_experts(x)
 
     @torch.no_grad()

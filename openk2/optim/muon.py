@@ -8,13 +8,14 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Iterable
+from concurrent.futures import Executor
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 _NS = (3.4445, -4.7750, 2.0315)  # quintic whose slope at 0 is steepest (Keller Jordan, Muon)
-_BATCH_ELEMENTS = 1 << 22  # matrices orthogonalised at once: keeps the work inside the cache
+_BATCH_ELEMENTS = 1 << 20  # matrices orthogonalised at once: keeps the work inside the cache
 
 
 def orthogonalise(matrices: Tensor, steps: int = 5, dtype: torch.dtype = torch.bfloat16) -> Tensor:
@@ -53,6 +54,7 @@ class MuonAdamW(torch.optim.Optimizer):
         defaults = {"lr": lr, "weight_decay": weight_decay, "momentum": momentum, "betas": betas, "eps": eps}
         super().__init__(groups, defaults | {"muon": False, "ns_steps": ns_steps})
         self.ns_dtype = ns_dtype  # not a group value: torch dtypes do not belong in a state dict
+        self.executor: Executor | None = None  # orthogonalises several parts at once, where one is given
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
@@ -76,14 +78,19 @@ class MuonAdamW(torch.optim.Optimizer):
             p.mul_(1 - lr * group["weight_decay"])
             n, m = p.shape[-2:]
             by_shape[n, m] += zip(p.view(-1, n, m), update.view(-1, n, m), strict=True)
+        parts = []
         for (n, m), pairs in by_shape.items():
             count = max(1, _BATCH_ELEMENTS // (n * m))
-            for start in range(0, len(pairs), count):
-                part = pairs[start : start + count]
-                ortho = orthogonalise(torch.stack([u for _, u in part]), group["ns_steps"], self.ns_dtype)
-                torch._foreach_add_(
-                    [p for p, _ in part], list(ortho.float().unbind(0)), alpha=-lr * 0.2 * math.sqrt(max(n, m))
-                )
+            parts += [pairs[start : start + count] for start in range(0, len(pairs), count)]
+
+        def apply(part: list[tuple[Tensor, Tensor]]) -> None:
+            with torch.no_grad():  # the mode belongs to a thread
+                n, m = part[0][0].shape
+                ortho = orthogonalise(torch.stack([u for _, u in part]), group["ns_steps"], self.ns_dtype).float()
+                rate = -lr * 0.2 * math.sqrt(max(n, m))
+                torch._foreach_add_([p for p, _ in part], list(ortho.unbind(0)), alpha=rate)
+
+        list((self.executor.map if self.executor else map)(apply, parts))
 
     def _adamw(self, group: dict[str, Any], live: list[Tensor]) -> None:
         lr, (beta1, beta2) = group["lr"], group["betas"]

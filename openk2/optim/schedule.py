@@ -19,7 +19,7 @@ class WSD:
     floor: float = 0.1
 
     def __post_init__(self) -> None:
-        if not (0 <= self.warmup and 0 <= self.decay and self.warmup + self.decay <= 1 and 0 <= self.floor <= 1):
+        if min(self.warmup, self.decay, self.floor) < 0 or self.warmup + self.decay > 1 or self.floor > 1:
             raise ValueError(f"warm-up {self.warmup} and decay {self.decay} must be fractions that fit into 1")
 
     def at(self, progress: float) -> float:

@@ -99,6 +99,10 @@ class Stream:
         self.drawn[f] += 1
         return f, int(self._orders[f][1][at])
 
+    def largest_id(self) -> int:
+        """The largest token id of all shards, which the vocabulary must hold."""
+        return max(int(ids.max()) for folder in self.folders for ids in folder.ids)
+
     def length(self, key: tuple[int, int]) -> int:
         return int(self.folders[key[0]].table[key[1], 2])
 

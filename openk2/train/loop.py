@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import json
 import math
-import os
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -17,7 +15,6 @@ from typing import Any
 import torch
 
 from openk2.errors import UserError
-from openk2.model.attention import Packing
 from openk2.model.config import ModelConfig
 from openk2.model.transformer import Transformer
 from openk2.optim.muon import MuonAdamW, parameter_groups
@@ -26,6 +23,7 @@ from openk2.optim.schedule import WSD
 from openk2.quant.int4 import fake_quantize
 from openk2.train.packing import Packer
 from openk2.train.state import load_state, save_state
+from openk2.train.workers import Workers, tune_allocator
 
 
 @dataclass(frozen=True)
@@ -59,6 +57,8 @@ def train(
     out.mkdir(parents=True, exist_ok=True)
     state_file, metrics_file = out / "state.pt", out / "metrics.jsonl"
     optimizer = MuonAdamW(parameter_groups(model), settings.lr, settings.weight_decay)
+    workers = Workers(packer.parts)
+    optimizer.executor = workers.executor
     step, tokens, elapsed = 0, 0, 0.0
     if state_file.exists():
         saved = load_state(state_file, model, optimizer, packer)
@@ -78,31 +78,31 @@ def train(
 
     with _stop_on_signal() as stopped, metrics_file.open("a", encoding="utf-8") as log:
         while (progress := _progress(settings, tokens, meter.elapsed())) < 1:
-            batch = packer.next()
+            batches = packer.step()
             rate = settings.schedule.at(progress)
             for group in optimizer.param_groups:
                 group["lr"] = settings.lr * max(rate, 1e-3) * (1.0 if group["muon"] else settings.adam_scale)
             qat = settings.qat_fraction > 0 and progress >= 1 - settings.qat_fraction
             for experts in model.experts():
-                stacks = (experts.gate_proj, experts.up_proj, experts.down_proj)
+                stacks = (experts.gate_proj.detach(), experts.up_proj.detach(), experts.down_proj.detach())
                 experts.override = tuple(map(fake_quantize, stacks)) if qat else None  # type: ignore[assignment]
 
-            loss = model.loss(batch.ids, Packing(batch.lengths), batch.rows)
-            loss.backward()
-            norm = torch.nn.utils.clip_grad_norm_(model.parameters(), settings.clip)
-            if not (math.isfinite(loss.item()) and math.isfinite(norm.item())):
+            loss = workers.gradients(model, batches)
+            norm = float(torch.nn.utils.clip_grad_norm_(model.parameters(), settings.clip))
+            if not (math.isfinite(loss) and math.isfinite(norm)):
                 raise UserError(
-                    f"The loss became {loss.item()} (gradient norm {norm.item()}) at step {step}; the last good state "
-                    f"is in {state_file}. Lower --lr and start again with --init {out}."
+                    f"The loss became {loss} (gradient norm {norm}) at step {step}; the last good state is in "
+                    f"{state_file}. Lower --lr and start again with --init {out}."
                 )
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
             logit, clipped = qk_clip_all_(model.attentions(), settings.qk_clip)
             load = max((moe.balance(settings.balance * rate) for moe in model.moe_layers()), default=1.0)
 
-            step, tokens = step + 1, tokens + batch.tokens
+            step, tokens = step + 1, tokens + sum(batch.tokens for batch in batches)
             metrics = {
-                "step": step, "tokens": tokens, "loss": loss.item(), "own": len(batch.rows), "grad_norm": norm.item(),
+                "step": step, "tokens": tokens, "loss": loss, "own": sum(len(batch.rows) for batch in batches),
+                "grad_norm": norm,
                 "lr": settings.lr * rate, "max_logit": logit, "clipped_heads": clipped, "load": load, "qat": int(qat),
                 "epoch": packer.stream.epochs(), "seconds": meter.elapsed(),
             }  # fmt: skip
@@ -190,15 +190,6 @@ def _stop_on_signal() -> Iterator[list[int]]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def tune_allocator() -> None:
-    """Keep freed memory instead of giving it back: a step frees and takes the same gigabyte again and again."""
-    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "8192")
-    with contextlib.suppress(OSError, AttributeError):  # glibc only
-        libc = ctypes.CDLL("libc.so.6")
-        libc.mallopt(-3, 1 << 30)  # M_MMAP_THRESHOLD
-        libc.mallopt(-1, (1 << 31) - 1)  # M_TRIM_THRESHOLD
 
 
 def build(config: ModelConfig, seed: int) -> Transformer:

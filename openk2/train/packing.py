@@ -32,10 +32,16 @@ class Packer:
     much faster than many. A document is never split.
     """
 
-    def __init__(self, stream: Stream, size: int) -> None:
+    def __init__(self, stream: Stream, size: int, parts: int = 1) -> None:
+        """`size` tokens a step in `parts` batches of equal size. The stream's documents must fit into one of them."""
         self.stream = stream
-        self.size = size
+        self.parts = parts
+        self.size = size // parts
         self.pool: list[tuple[int, int]] = []
+
+    def step(self) -> list[Batch]:
+        """The batches of one optimizer step."""
+        return [self.next() for _ in range(self.parts)]
 
     def next(self) -> Batch:
         chosen, free = [], self.size

@@ -57,6 +57,7 @@ def source(text: str) -> tuple[Path, float | None]:
 @click.option("--decay", type=float, default=0.25, show_default=True, help="Last part with falling rate.")
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--threads", type=int, help="CPU threads (default: torch's choice).")
+@click.option("--parts", type=int, help="Parts of a batch, each with one core (default: the threads).")
 @click.option("--checkpoint-minutes", type=float, default=5.0, show_default=True)
 @click.option("--log-every", type=int, default=10, show_default=True)
 @click.option("--max-steps", type=int, help="Pause after this step.")
@@ -64,7 +65,7 @@ def sft(
     data: tuple[str, ...], out: Path, tokenizer: Path | None, vocab_size: int | None, init: Path | None, depth: int,
     tokens: str, seconds: float | None, batch: str, lr: float, adam_scale: float, balance: float,
     weight_decay: float, qk_clip: float, qat_fraction: float, warmup: float, decay: float, seed: int,
-    threads: int | None, checkpoint_minutes: float, log_every: int, max_steps: int | None,
+    threads: int | None, parts: int | None, checkpoint_minutes: float, log_every: int, max_steps: int | None,
 ) -> None:  # fmt: skip
     """Train on the tokens that a mask marks as the model's own."""
     try:
@@ -92,10 +93,12 @@ def sft(
         out.mkdir(parents=True, exist_ok=True)
         for name in _TOKENIZER_FILES:
             shutil.copyfile(tokenizer / name, out / name)
-    size = amount(batch)
-    stream = Stream([source(text) for text in data], seed, size)
+    size, parts = amount(batch), parts or torch.get_num_threads()
+    stream = Stream([source(text) for text in data], seed, size // parts)
+    if (largest := stream.largest_id()) >= config.vocab_size:
+        raise UserError(f"The data has token {largest}, but the vocabulary only {config.vocab_size}; use its tokenizer.")
     click.echo(
-        f"{stream.tokens / 1e6:.1f}M tokens of data ({stream.skipped} documents too long for a batch of {size}), "
+        f"{stream.tokens / 1e6:.1f}M tokens of data ({stream.skipped} documents too long for {size // parts}), "
         f"{config.count().total / 1e6:.1f}M parameters, {config.count().active / 1e6:.1f}M active"
     )
     model = build(config, seed)
@@ -107,7 +110,7 @@ def sft(
         qat_fraction=qat_fraction, seed=seed, checkpoint_minutes=checkpoint_minutes, log_every=log_every,
         max_steps=max_steps,
     )  # fmt: skip
-    train(model, Packer(stream, size), settings, out, lambda line: click.echo(line))
+    train(model, Packer(stream, size, parts), settings, out, lambda line: click.echo(line))
 
 
 def _vocabulary(tokenizer: Path | None, vocab_size: int | None) -> int:

@@ -46,9 +46,9 @@ def losses(out: Path) -> list[float]:
     return [json.loads(line)["loss"] for line in (out / "metrics.jsonl").read_text().splitlines()]
 
 
-def run(data: Path, out: Path, settings: Settings, batch: int = 512) -> dict[str, float]:
+def run(data: Path, out: Path, settings: Settings, batch: int = 512, parts: int = 2) -> dict[str, float]:
     config = ModelConfig.from_depth(2, vocab_size=64)
-    packer = Packer(Stream([(data, None)], settings.seed, batch), batch)
+    packer = Packer(Stream([(data, None)], settings.seed, batch // parts), batch, parts)
     return train(build(config, settings.seed), packer, settings, out, lambda line: None)
 
 
@@ -77,7 +77,7 @@ def test_kill_9_loses_nothing(tmp_path: Path) -> None:
     data = shards(tmp_path / "data")
     command = [
         sys.executable, "-m", "openk2.train.sft", "--data", str(data), "--vocab-size", "64", "--depth", "2",
-        "--tokens", "16k", "--batch", "512", "--checkpoint-minutes", "0.0001", "--threads", "1",
+        "--tokens", "16k", "--batch", "512", "--parts", "2", "--checkpoint-minutes", "0.0001", "--threads", "1",
     ]  # fmt: skip
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     subprocess.run([*command, "--out", str(tmp_path / "whole")], check=True, env=environment, capture_output=True)

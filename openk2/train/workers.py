@@ -1,0 +1,57 @@
+"""Several threads, each with its own part of a step's batch and one core: data parallelism inside a process.
+
+Splitting every product over all cores makes them wait for each other thousands of times a step; here they meet once.
+Gradients are added in the order of the parts, so that a run's losses depend on the number of parts and on nothing else.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+from collections.abc import Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
+
+import torch
+
+from openk2.model.attention import Packing
+from openk2.model.transformer import Transformer
+from openk2.train.packing import Batch
+
+
+class Workers:
+    """`count` threads of one core each; with one, the calling thread and all of torch's own threads."""
+
+    def __init__(self, count: int) -> None:
+        self.executor: Executor | None = None
+        if count > 1:
+            self.executor = ThreadPoolExecutor(count, "part", initializer=torch.set_num_threads, initargs=(1,))
+
+    def gradients(self, model: Transformer, batches: Sequence[Batch]) -> float:
+        """Set the gradient of the mean loss over all `batches`' own tokens, and return that loss."""
+        parameters = [p for p in model.parameters() if p.requires_grad]
+        own = sum(len(batch.rows) for batch in batches)
+
+        def part(batch: Batch) -> tuple[float, Sequence[torch.Tensor | None]]:
+            if not len(batch.rows):
+                return 0.0, [None] * len(parameters)
+            loss = model.loss(batch.ids, Packing(batch.lengths), batch.rows) * (len(batch.rows) / own)
+            return loss.item(), torch.autograd.grad(loss, parameters, allow_unused=True)
+
+        total = 0.0
+        for loss, gradients in (self.executor.map if self.executor else map)(part, batches):
+            total += loss
+            for parameter, gradient in zip(parameters, gradients, strict=True):
+                if gradient is not None:
+                    parameter.grad = gradient if parameter.grad is None else parameter.grad.add_(gradient)
+        return total
+
+
+def tune_allocator() -> None:
+    """Keep freed memory instead of giving it back: a step frees and takes the same gigabyte again and again."""
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "8192")
+    with contextlib.suppress(OSError, AttributeError):  # glibc only
+        libc = ctypes.CDLL("libc.so.6")
+        libc.mallopt(-8, 1)  # M_ARENA_MAX: the arenas of further threads would still give memory back
+        libc.mallopt(-3, 1 << 30)  # M_MMAP_THRESHOLD
+        libc.mallopt(-1, (1 << 31) - 1)  # M_TRIM_THRESHOLD
