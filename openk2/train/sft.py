@@ -96,7 +96,7 @@ def sft(
     size, parts = amount(batch), parts or torch.get_num_threads()
     stream = Stream([source(text) for text in data], seed, size // parts)
     if (largest := stream.largest_id()) >= config.vocab_size:
-        raise UserError(f"The data has token {largest}, but the vocabulary only {config.vocab_size}; use its tokenizer.")
+        raise UserError(f"The data has token {largest}, but the vocabulary {config.vocab_size} entries; use its own.")
     click.echo(
         f"{stream.tokens / 1e6:.1f}M tokens of data ({stream.skipped} documents too long for {size // parts}), "
         f"{config.count().total / 1e6:.1f}M parameters, {config.count().active / 1e6:.1f}M active"
