@@ -199,5 +199,5 @@ def _sync_folder(folder: Path) -> None:
 
 def _unwritable(folder: Path, error: OSError) -> UserError:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return UserError(f"The disk is full at {folder}; free some space, then `k2 runs resume {folder.name}` goes on.")
+        return UserError(f"The disk is full at {folder}; free some space, then try again.")
     return UserError(f"{folder} cannot be written ({error.strerror}); choose another place with --run-dir.")

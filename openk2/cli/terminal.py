@@ -73,7 +73,7 @@ class Terminal:
         if isinstance(item, Delta):
             self._delta(item)
         elif isinstance(item, ReplyReceived):
-            self._end_text()
+            self.end()
             if item.message.tool_calls:
                 self._written = ""
             for index, call in enumerate(item.message.tool_calls):
@@ -92,13 +92,13 @@ class Terminal:
     def wait(self, text: str) -> None:
         """A line that stands until the next output: what is being waited for."""
         if self.live and not self.quiet and self._console.is_terminal:
-            self._end_text()
+            self.end()
             self._raw(clip(f"  ⋯ {text}", self._width() - 1), "dim", "")
             self._fleeting = True
 
     def finish(self, end: RunFinished, sources: Sequence[Source]) -> None:
         """The answer and what it rests on. An answer that is on the screen already is not printed again."""
-        self._end_text()
+        self.end()
         if self._written.strip() != end.answer:
             self._out(plain(end.answer), "")
         if sources:
@@ -114,7 +114,7 @@ class Terminal:
         if self.quiet or delta.kind in ("call", "retry") or (delta.kind == "content" and not self.live):
             return
         if self._shown != delta.kind:
-            self._end_text()
+            self.end()
             delta = Delta(delta.kind, delta.text.lstrip())
             if not delta.text:
                 return
@@ -139,10 +139,11 @@ class Terminal:
 
     def _line(self, text: str, style: str) -> None:
         if not self.quiet:
-            self._end_text()
+            self.end()
             self._raw(text, style, "\n")
 
-    def _end_text(self) -> None:
+    def end(self) -> None:
+        """Close the line that is open on the screen."""
         self._clear()
         if self._shown:
             self._raw("", "", "\n")

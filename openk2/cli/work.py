@@ -31,8 +31,10 @@ def work(log: Log, *, as_json: bool = False, quiet: bool = False) -> int:
     try:
         end, index = _run(log, terminal)
     except KeyboardInterrupt:
+        terminal.end()
         raise Stopped(f"stopped; `{resume_command(log)}` goes on.") from None
     except UserError as error:
+        terminal.end()
         if len(log.events) > 2:  # something was done that is worth keeping
             raise UserError(f"{error} The run is kept: `{resume_command(log)}` goes on.") from None
         raise

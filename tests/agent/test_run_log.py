@@ -106,7 +106,7 @@ def test_full_disk_leaves_no_half_event(tmp_path: Path, monkeypatch: pytest.Monk
             raise OSError(errno.ENOSPC, "No space left on device")
 
         monkeypatch.setattr(os, "write", full)
-        with pytest.raises(UserError, match=r"disk is full.*runs resume r"):
+        with pytest.raises(UserError, match="disk is full"):
             opened.append(Note(text="lost"))
         monkeypatch.undo()
         assert log.read(tmp_path / "r") == events
