@@ -11,6 +11,8 @@ import click
 from openk2.errors import UserError
 from openk2.model.config import PRESETS, ModelConfig
 
+_PARTS: tuple[str, ...] = ("embedding", "head", "attention", "dense", "router", "shared", "routed", "norms")
+
 
 @click.group()
 def command() -> None:
@@ -53,8 +55,7 @@ def describe(name: str) -> dict[str, Any]:
     """What `k2 model info` prints. Raises UserError when `name` is neither a known model nor a checkpoint folder."""
     config, folder = _find(name)
     count = config.count()
-    parts = {p: getattr(count, p) for p in
-             ("embedding", "head", "attention", "dense", "router", "shared", "routed", "norms")}  # fmt: skip
+    parts = {part: getattr(count, part) for part in _PARTS}
     int4 = config.quantization_config is not None
     sizes = _measured(folder) if folder else _computed(config, parts, int4)
     return {
@@ -104,7 +105,7 @@ def _computed(config: ModelConfig, parts: dict[str, int], int4: bool) -> dict[st
 def _measured(folder: Path) -> dict[str, int]:
     from openk2.model.checkpoint import headers
 
-    sizes = dict.fromkeys(("embedding", "head", "attention", "dense", "router", "shared", "routed", "norms"), 0)
+    sizes: dict[str, int] = dict.fromkeys(_PARTS, 0)
     for _, tensor, entry, _ in headers(folder):
         begin, end = entry["data_offsets"]
         sizes[_part(tensor)] += end - begin

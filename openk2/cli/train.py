@@ -40,3 +40,14 @@ def _texts(paths: tuple[Path, ...]) -> Iterator[str]:
                     yield from lines
             except OSError as error:
                 raise UserError(f"{file} cannot be read ({error.strerror}); give text files or folders.") from None
+
+
+@command.command()
+@click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--out", type=click.Path(path_type=Path), default=Path("curve.png"), show_default=True)
+def curve(runs: tuple[Path, ...], out: Path) -> None:
+    """Draw the training curve of RUNS as a picture."""
+    from openk2.train.curve import draw
+
+    draw(runs, out)
+    click.echo(out)

@@ -137,7 +137,7 @@ class _PackedAttention(torch.autograd.Function):
             dq, dk, dv = torch.empty_like(qs), torch.empty_like(ks), torch.empty_like(vs)
             for step, ((start, end), p) in enumerate(reversed(list(zip(blocks, probabilities, strict=True)))):
                 do = dos[:, start:end]
-                ds = torch._softmax_backward_data(torch.bmm(do, vs[:, :end].transpose(1, 2)), p, -1, p.dtype)
+                ds = torch.ops.aten._softmax_backward_data(torch.bmm(do, vs[:, :end].transpose(1, 2)), p, -1, p.dtype)
                 torch.bmm(ds, ks[:, :end], out=dq[:, start:end])
                 if step == 0:  # the last block sees every key: it fills the buffers, the others add to them
                     torch.bmm(ds.transpose(1, 2), qs[:, start:end], out=dk)

@@ -87,8 +87,8 @@ class MuonAdamW(torch.optim.Optimizer):
             with torch.no_grad():  # the mode belongs to a thread
                 n, m = part[0][0].shape
                 ortho = orthogonalise(torch.stack([u for _, u in part]), group["ns_steps"], self.ns_dtype).float()
-                rate = -lr * 0.2 * math.sqrt(max(n, m))
-                torch._foreach_add_([p for p, _ in part], list(ortho.unbind(0)), alpha=rate)
+                for (p, _), direction in zip(part, ortho, strict=True):
+                    p.add_(direction, alpha=-lr * 0.2 * math.sqrt(max(n, m)))
 
         list((self.executor.map if self.executor else map)(apply, parts))
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-torch = pytest.importorskip("torch")
-import torch.nn.functional as F  # noqa: E402
-from twins import TWINS, config, network  # noqa: E402
+pytest.importorskip("torch")
+import torch
+import torch.nn.functional as F
+from twins import TWINS, config, network
 
-from openk2.model.attention import Packing, attend  # noqa: E402
-from openk2.model.moe import Experts  # noqa: E402
+from openk2.model.attention import Packing, attend
+from openk2.model.moe import Experts
 
 
 @pytest.mark.parametrize("name", TWINS)

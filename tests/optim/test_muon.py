@@ -8,12 +8,14 @@ import pytest
 
 from openk2.optim.schedule import WSD
 
-torch = pytest.importorskip("torch")
-from openk2.model.attention import LatentAttention, Packing, rope_tables  # noqa: E402
-from openk2.model.config import ModelConfig  # noqa: E402
-from openk2.model.transformer import Transformer  # noqa: E402
-from openk2.optim.muon import MuonAdamW, orthogonalise, parameter_groups  # noqa: E402
-from openk2.optim.qk_clip import qk_clip_all_  # noqa: E402
+pytest.importorskip("torch")
+import torch
+
+from openk2.model.attention import LatentAttention, Packing, rope_tables
+from openk2.model.config import ModelConfig
+from openk2.model.transformer import Transformer
+from openk2.optim.muon import MuonAdamW, orthogonalise, parameter_groups
+from openk2.optim.qk_clip import qk_clip_all_
 
 
 @pytest.mark.parametrize("shape", [(48, 96), (96, 48), (64, 64)])

@@ -26,7 +26,9 @@ def test_every_integer_survives() -> None:
     assert (packing.unpack(packing.pack(q), 64) == q).all()
 
 
-torch = pytest.importorskip("torch")
+pytest.importorskip("torch")
+import torch  # noqa: E402
+
 from openk2.model.config import ModelConfig  # noqa: E402
 from openk2.quant.int4 import dequantize, fake_quantize, quantize  # noqa: E402
 

@@ -15,13 +15,15 @@ import pytest
 
 from openk2.errors import UserError
 
-torch = pytest.importorskip("torch")
-from openk2.model.config import ModelConfig  # noqa: E402
-from openk2.optim.schedule import WSD  # noqa: E402
-from openk2.train.data import Stream  # noqa: E402
-from openk2.train.loop import Settings, build, train  # noqa: E402
-from openk2.train.packing import Packer  # noqa: E402
-from openk2.train.sft import amount, source  # noqa: E402
+pytest.importorskip("torch")
+import torch
+
+from openk2.model.config import ModelConfig
+from openk2.optim.schedule import WSD
+from openk2.train.data import Stream
+from openk2.train.loop import Settings, build, train
+from openk2.train.packing import Packer
+from openk2.train.sft import amount, source
 
 
 def shards(folder: Path, documents: int = 300, seed: int = 0, longest: int = 40) -> Path:
@@ -157,3 +159,37 @@ def test_bad_data_is_told_in_a_sentence(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="not an amount"):
         amount("many")
     assert (amount("1.5k"), amount("20M"), amount("8192")) == (1500, 20_000_000, 8192)
+
+
+def test_curve_is_drawn(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    from openk2.train.curve import draw
+
+    run(shards(tmp_path / "data"), tmp_path / "run", Settings(tokens=3000, qat_fraction=0.4))
+    draw([tmp_path / "run"], tmp_path / "curve.png")
+    assert (tmp_path / "curve.png").stat().st_size > 10_000
+    with pytest.raises(UserError, match=r"no metrics\.jsonl"):
+        draw([tmp_path / "data"], tmp_path / "curve.png")
+
+
+def test_parts_on_threads_give_the_gradient_of_the_whole(tmp_path: Path) -> None:
+    from openk2.model.attention import Packing
+    from openk2.train.workers import Workers
+
+    config = ModelConfig.from_depth(2, vocab_size=64)
+    model = build(config, 0)
+    model.dtype = torch.float32
+    packer = Packer(Stream([(shards(tmp_path / "data"), None)], 0, 256), 768, 3)
+    batches = packer.step()
+    loss = Workers(3).gradients(model, batches)
+    gradients = {name: p.grad for name, p in model.named_parameters()}
+    model.zero_grad()
+    ids = torch.cat([b.ids for b in batches])
+    rows = torch.cat([b.rows + 256 * i for i, b in enumerate(batches)])
+    whole = model.loss(ids, Packing([n for b in batches for n in b.lengths]), rows)
+    whole.backward()
+    assert loss == pytest.approx(float(whole.detach()), rel=1e-5)
+    for name, parameter in model.named_parameters():
+        expected, given = parameter.grad, gradients[name]
+        assert expected is not None and given is not None
+        assert torch.allclose(given, expected, atol=1e-6), name
