@@ -6,6 +6,11 @@ from pathlib import Path
 
 import click
 
+source_files = click.option(
+    "--data", type=click.Path(path_type=Path, exists=True, file_okay=False), required=True, envvar="OPENK2_DATA",
+    help="Folder of the source files (docs/recipe.md).",
+)  # fmt: skip
+
 
 @click.group("synth")
 def command() -> None:
@@ -13,11 +18,14 @@ def command() -> None:
 
 
 @command.command()
-@click.option("--data", type=click.Path(path_type=Path, exists=True, file_okay=False), required=True, envvar="OPENK2_DATA", help="Folder of the source files (see docs/recipe.md).")
-@click.option("--tokenizer", type=click.Path(path_type=Path, exists=True), required=True, help="Folder of tiktoken.model.")
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder for the shards; finished ones are kept.")
-@click.option("--count", default=60_000, show_default=True, help="Examples to make.")
-@click.option("--mix", type=click.Choice(["nano", "warm"]), default="nano", show_default=True, help="nano: everything; warm: short examples that teach copying first.")
+@source_files
+@click.option("--tokenizer", type=click.Path(path_type=Path), required=True, help="Folder of tiktoken.model.")
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="Shards; finished ones are kept.")
+@click.option("--count", type=click.IntRange(1), default=60_000, show_default=True, help="Examples to make.")
+@click.option(
+    "--mix", type=click.Choice(["nano", "warm"]), default="nano", show_default=True,
+    help="nano: everything; warm: short examples that teach copying first.",
+)  # fmt: skip
 @click.option("--seed", default=1, show_default=True)
 def trajectories(data: Path, tokenizer: Path, out: Path, count: int, mix: str, seed: int) -> None:
     """Trajectories of the embedded model: searched, computed and answered by executing our own tools."""
@@ -27,7 +35,7 @@ def trajectories(data: Path, tokenizer: Path, out: Path, count: int, mix: str, s
 
 
 @command.command()
-@click.option("--data", type=click.Path(path_type=Path, exists=True, file_okay=False), required=True, envvar="OPENK2_DATA", help="Folder of the source files.")
+@source_files
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Text file to write.")
 @click.option("--seed", default=0, show_default=True)
 def corpus(data: Path, out: Path, seed: int) -> None:
@@ -36,6 +44,5 @@ def corpus(data: Path, out: Path, seed: int) -> None:
 
     out.parent.mkdir(parents=True, exist_ok=True)
     with out.open("w", encoding="utf-8") as file:
-        for text in texts(data, seed):
-            file.write(text + "\n")
+        file.writelines(text + "\n" for text in texts(data, seed))
     click.echo(f"{out.stat().st_size / 1e6:.1f} MB of text in {out}")

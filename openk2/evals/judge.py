@@ -1,4 +1,4 @@
-"""Judge an answer by program: right, wrong (stated as sure), or abstained; and whether it cites the right lines."""
+"""Judge an answer by program: right, wrong (stated as sure), or abstained; and whether it cites the lines it must."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Literal
 from openk2.evals.suites import Task
 
 ABSTAINED = re.compile(r"could not find|outside my reach|larger model|do not know|cannot answer", re.IGNORECASE)
+UNFINISHED = re.compile(r"No answer was reached|wrote no answer")  # what the loop says for a model that did not
 CITATION = re.compile(r"\[([^\[\]\s]+:\d+)\]")
 NUMBER = re.compile(r"-?\d[\d,_]*(?:\.\d+)?(?:e[+-]?\d+)?")
 
@@ -23,26 +24,26 @@ class Judgement:
 
 
 def judge(task: Task, answer: str) -> Judgement:
-    """`abstain` tasks are right when the answer says so; elsewhere saying so is `abstained`, neither right nor wrong."""
-    abstained = ABSTAINED.search(answer) is not None
+    """To say that one cannot answer is right for `abstain` tasks; elsewhere it is `abstained`: not right, not wrong."""
+    declined = ABSTAINED.search(answer) is not None
     if task.kind == "abstain":
-        return Judgement("right" if abstained else "wrong", True)
+        return Judgement("right" if declined else "wrong", True)
     cited = set(task.cites) <= set(CITATION.findall(answer))
-    if abstained or not answer.strip():
+    if declined or not answer.strip() or UNFINISHED.search(answer):
         return Judgement("abstained", cited)
     text = CITATION.sub("", answer)
     return Judgement("right" if _matches(task, text) else "wrong", cited)
 
 
 def _matches(task: Task, text: str) -> bool:
-    if task.kind == "name":
-        first = min(((text.find(n), -len(n), n) for n in (task.gold, *task.others) if n in text), default=(0, 0, ""))
-        return first[2] == task.gold
+    if task.kind == "name":  # the candidate named first; of `Guinea` and `Guinea-Bissau`, the longer one
+        named = [(text.find(name), -len(name), name) for name in (task.gold, *task.others) if name in text]
+        return bool(named) and min(named)[2] == task.gold
     if task.kind == "text":
-        return _plain(task.gold) in _plain(text)
-    gold = _number(task.gold)
-    found = [_number(m) for m in NUMBER.findall(text)]
-    return bool(found) and gold is not None and any(v is not None and math.isclose(v, gold, rel_tol=1e-6, abs_tol=1e-9) for v in found[-1:])
+        return re.search(rf"(?<![\w.,]){re.escape(_plain(task.gold))}(?!\w|[.,]\d)", _plain(text)) is not None
+    gold, figures = _number(task.gold), NUMBER.findall(text)
+    said = _number(figures[-1]) if figures else None  # the last figure is the answer, those before it its working
+    return gold is not None and said is not None and math.isclose(said, gold, rel_tol=1e-6, abs_tol=1e-9)
 
 
 def _plain(text: str) -> str:

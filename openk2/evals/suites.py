@@ -7,65 +7,80 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 from openk2 import library
+from openk2.chat.tokenizer import Tokenizer
 from openk2.errors import UserError
-from openk2.synth import arithmetic, chains, countries, reach
-from openk2.synth.countries import Choice
+from openk2.synth import chains, countries, reach
 from openk2.synth.heldout import MAWPS_FOLD
-from openk2.synth.make import pieces_of
-from openk2.synth.names import Pieces
-from openk2.synth.worlds import World, held_out_documents, real
+from openk2.synth.mawps import load_mawps, mawps_problem
+from openk2.synth.names import Pieces, pieces_of
+from openk2.synth.trajectory import Record
+from openk2.synth.wordings import Choice
+from openk2.synth.worlds import World, held_out_documents, real_world
 
 
 @dataclass(frozen=True)
 class Task:
-    """One question. `kind` says how its answer is judged; `cites` are the lines a right answer rests on."""
+    """One question. `kind` says how its answer is judged; `cites` are the lines a right answer rests on; `others` are
+    the wrong candidates where the gold is a name."""
 
     text: str
-    kind: str  # text, number, name, abstain
+    kind: Literal["text", "number", "name", "abstain"]
     gold: str = ""
     cites: tuple[str, ...] = ()
-    others: tuple[str, ...] = field(default=())  # name: the wrong candidates
+    others: tuple[str, ...] = ()
 
 
 @dataclass
 class Material:
-    """What suites draw from; `data` is only needed by the suites that say so."""
+    """What suites draw from. `data`: the folder of the source files, needed by the suites that say so; `tokenizer`:
+    the folder whose vocabulary names are invented from."""
 
     data: Path | None
     tokenizer: Path
-    index: Any = None
 
+    @cached_property
     def world(self) -> World:
-        self.index = self.index or library.index()
-        return real(held_out_documents(), self.index)
+        """The held-out countries as they are, among all others."""
+        return real_world(held_out_documents(), library.index())
 
     def file(self, name: str) -> Path:
-        path = (self.data or Path()) / name
-        if self.data is None or not path.exists():
+        """Raises UserError where the data folder is not given; a file that it lacks is named by its reader."""
+        if self.data is None:
             raise UserError(f"This suite needs {name}: name the folder that holds it with --data.")
-        return path
+        return self.data / name
 
     def pieces(self) -> Pieces:
-        from openk2.chat.tokenizer import Tokenizer
-
         return pieces_of(Tokenizer.load(self.tokenizer))
 
 
-Draw = Callable[[random.Random], "Task | None"]
+Draw = Callable[[random.Random], Task | None]  # a draw that has no sound task gives None; StopIteration: no more tasks
+Prepare = Callable[[Material], Draw]
 
 
-def question(record: dict[str, Any]) -> str:
+@dataclass(frozen=True)
+class Suite:
+    """`what` it asks, the `target` share of right answers, and how its tasks are drawn."""
+
+    what: str
+    target: float
+    prepare: Prepare
+
+
+def question(record: Record) -> str:
     return record["messages"][1]["content"]
 
 
-def _library(make: Callable[..., dict[str, Any] | None], kinds: tuple[str, ...], held: bool) -> Callable[[Material], Draw]:
+def _library(make: Callable[..., Record | None], kinds: tuple[str, ...], held: bool) -> Prepare:
+    """Records of a generator over the held-out countries; `held`: in held-out wordings."""
+
     def prepare(material: Material) -> Draw:
-        world = material.world()
+        world = material.world
 
         def draw(rng: random.Random) -> Task | None:
             record = make(rng, world, Choice(held))
@@ -84,13 +99,13 @@ def _library(make: Callable[..., dict[str, Any] | None], kinds: tuple[str, ...],
     return prepare
 
 
-def _compare3(rng: random.Random, world: World, choice: Choice) -> dict[str, Any] | None:
+def _compare3(rng: random.Random, world: World, choice: Choice) -> Record | None:
     return countries.compare(rng, world, choice, 3)
 
 
 def _missing(material: Material) -> Draw:
     """Library questions that the library cannot answer: a value it lacks, a country that does not exist."""
-    world = material.world()
+    world = material.world
 
     def draw(rng: random.Random) -> Task | None:
         record = countries.lookup(rng, world, Choice(False), missing=0.5)
@@ -99,16 +114,18 @@ def _missing(material: Material) -> Draw:
     return draw
 
 
-def _mawps(held: bool) -> Callable[[Material], Draw]:
+def _mawps(held: bool) -> Prepare:
+    """MAWPS: the training folds with new numbers, or the held-out fold as it is, each problem once."""
+
     def prepare(material: Material) -> Draw:
-        problems = [p for p in arithmetic.load_mawps(material.file("mawps.jsonl.gz")) if (p.fold == MAWPS_FOLD) == held]
+        problems = [p for p in load_mawps(material.file("mawps.jsonl.gz")) if (p.fold == MAWPS_FOLD) == held]
         order = list(problems)
         random.Random(0).shuffle(order)
-        position = iter(order)
+        each = iter(order)
 
         def draw(rng: random.Random) -> Task | None:
-            problem = next(position) if held else rng.choice(problems)  # the held-out fold as it is, each once
-            record = arithmetic.mawps_problem(rng, problem, fresh=not held)
+            problem = next(each) if held else rng.choice(problems)
+            record = mawps_problem(rng, problem, fresh=not held)
             return Task(question(record), "number", record["proof"]["gold"]) if record else None
 
         return draw
@@ -116,7 +133,7 @@ def _mawps(held: bool) -> Callable[[Material], Draw]:
     return prepare
 
 
-def _chain(length: int) -> Callable[[Material], Draw]:
+def _chain(length: int) -> Prepare:
     def prepare(_: Material) -> Draw:
         def draw(rng: random.Random) -> Task:
             record = chains.arithmetic_chain(rng, length)
@@ -142,27 +159,30 @@ def _reach(material: Material) -> Draw:
 
 TWO = ("difference", "ratio", "total", "derived")
 THREE = ("compare3",)
-# name: (what it asks, target share of right answers, how to make it)
-SUITES: dict[str, tuple[str, float, Callable[[Material], Draw]]] = {
-    "lookup": ("one fact of a held-out country", 0.90, _library(countries.lookup, ("lookup",), False)),
-    "lookup-wordings": ("the same in held-out wordings", 0.80, _library(countries.lookup, ("lookup",), True)),
-    "two-hop": ("difference, ratio, sum or quotient of two facts", 0.80, _library(countries.two_figures, TWO, False)),
-    "two-hop-wordings": ("the same in held-out wordings", 0.70, _library(countries.two_figures, TWO, True)),
-    "compare3": ("which of three held-out countries", 0.60, _library(_compare3, THREE, False)),
-    "compare3-wordings": ("the same in held-out wordings", 0.50, _library(_compare3, THREE, True)),
-    "missing": ("what the library does not say", 0.90, _missing),
-    "mawps-seen": ("MAWPS folds 1-4 with new numbers", 0.90, _mawps(False)),
-    "mawps-fold0": ("MAWPS fold 0 as it is", 0.50, _mawps(True)),
-    "chain30": ("thirty dependent calls", 0.95, _chain(30)),
-    "reach": ("questions outside its reach", 0.90, _reach),
+SUITES = {
+    "lookup": Suite("one fact of a held-out country", 0.90, _library(countries.lookup, ("lookup",), False)),
+    "lookup-wordings": Suite("the same in held-out wordings", 0.80, _library(countries.lookup, ("lookup",), True)),
+    "two-hop": Suite("ratio, difference, sum of two facts", 0.80, _library(countries.two_figures, TWO, False)),
+    "two-hop-wordings": Suite("the same in held-out wordings", 0.70, _library(countries.two_figures, TWO, True)),
+    "compare3": Suite("which of three held-out countries", 0.60, _library(_compare3, THREE, False)),
+    "compare3-wordings": Suite("the same in held-out wordings", 0.50, _library(_compare3, THREE, True)),
+    "missing": Suite("what the library does not say", 0.90, _missing),
+    "mawps-seen": Suite("MAWPS folds 1-4 with new numbers", 0.90, _mawps(False)),
+    "mawps-fold0": Suite("MAWPS fold 0 as it is", 0.50, _mawps(True)),
+    "chain30": Suite("thirty dependent calls", 0.95, _chain(30)),
+    "reach": Suite("questions outside its reach", 0.90, _reach),
 }
 
 
-def tasks(name: str, material: Material, n: int, seed: int) -> Iterator[Task]:
-    """`n` tasks of a suite, the same for the same seed."""
+def find_suite(name: str) -> Suite:
     if name not in SUITES:
         raise UserError(f"There is no suite {name!r}; there are {', '.join(SUITES)}, and all.")
-    draw = SUITES[name][2](material)
+    return SUITES[name]
+
+
+def tasks(name: str, material: Material, n: int, seed: int) -> Iterator[Task]:
+    """`n` different tasks of a suite (fewer where it has no more), the same for the same seed."""
+    draw = find_suite(name).prepare(material)
     rng = random.Random(f"openk2 eval {name} {seed}")
     made = 0
     seen: set[str] = set()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import sqlite3
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from openk2 import __version__
@@ -26,7 +27,10 @@ def index() -> Index:
     stamp = "".join(f"{p.name}{p.stat().st_size}" for p in sorted(FOLDER.glob("*.txt")))
     key = hashlib.sha256(f"{__version__}{SCHEMA}{stamp}".encode()).hexdigest()[:16]
     path = cache_dir() / f"library-{key}.sqlite"
+    if path.exists():
+        with suppress(OSError, sqlite3.Error):  # a damaged cache is built anew
+            return Index.load(path)
     try:
-        return Index.load(path) if path.exists() else Index.file(path, documents())
-    except (OSError, sqlite3.Error):  # a read-only home or a damaged cache: work without it
+        return Index.file(path, documents())
+    except (OSError, sqlite3.Error):  # a read-only home: work without the cache
         return Index.memory(documents())

@@ -24,10 +24,10 @@ WIDTH = 280  # characters of a line before its text is broken at a sentence
 
 # The Factbook's own short names where a reader would look for another one.
 NAMES = {
-    "US": "United States", "UK": "United Kingdom", "DRC": "Democratic Republic of the Congo", "UAE": "United Arab Emirates",
-    "Congo (Brazzaville)": "Republic of the Congo", "Turkey (Türkiye)": "Turkey", "The Gambia": "Gambia",
-    "The Bahamas": "Bahamas", "The Dominican": "Dominican Republic", "Holy See (Vatican City)": "Vatican City",
-    "Virgin Islands": "United States Virgin Islands", "Macau": "Macao",
+    "US": "United States", "UK": "United Kingdom", "DRC": "Democratic Republic of the Congo",
+    "UAE": "United Arab Emirates", "Congo (Brazzaville)": "Republic of the Congo", "Turkey (Türkiye)": "Turkey",
+    "The Gambia": "Gambia", "The Bahamas": "Bahamas", "The Dominican": "Dominican Republic",
+    "Holy See (Vatican City)": "Vatican City", "Virgin Islands": "United States Virgin Islands", "Macau": "Macao",
 }  # fmt: skip
 UNNAMED = {
     "xx.json": "World", "ee.json": "European Union", "ay.json": "Antarctica", "xq.json": "Arctic Ocean",
@@ -36,6 +36,7 @@ UNNAMED = {
 
 
 def clean(text: str) -> str:
+    """Plain text on one line; breaks become `;`."""
     text = re.sub(r"<br\s*/?>|</p>", " ; ", text)
     text = html.unescape(re.sub(r"<[^>]+>", "", text)).replace("\u2060", "")
     text = re.sub(r"\s+", " ", text)
@@ -58,6 +59,7 @@ def sentences(text: str) -> Iterator[str]:
 
 
 def fields(prefix: str, node: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """(heading, text) of every text in a nested field."""
     for key, value in node.items():
         key = clean(key)
         if prefix and (key == prefix or key.startswith(prefix + " ")):
@@ -73,6 +75,7 @@ def fields(prefix: str, node: dict[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def country_name(path: str, data: dict[str, Any]) -> str:
+    """The name a reader would look for; `path` is the source file, for places that have no government."""
     names = data.get("Government", {}).get("Country name", {})
     for form in ("conventional short form", "conventional long form"):
         name = clean(names.get(form, {}).get("text", ""))
@@ -85,6 +88,7 @@ def country_name(path: str, data: dict[str, Any]) -> str:
 
 
 def document_lines(data: dict[str, Any]) -> list[str]:
+    """The lines of one country, each once."""
     lines: list[str] = []
     seen: set[str] = set()
     for section in data.values():
@@ -118,4 +122,6 @@ def build(source: Path, folder: Path = FOLDER) -> int:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) != 2 or not Path(sys.argv[1]).is_file():
+        sys.exit("usage: python -m openk2.library.build factbook.jsonl.gz")
     print(f"{build(Path(sys.argv[1]))} documents in {FOLDER}")

@@ -5,18 +5,19 @@ from __future__ import annotations
 import random
 
 from openk2.synth.names import Pieces, word
-from openk2.synth.trajectory import Trajectory
+from openk2.synth.trajectory import Record, Trajectory
 from openk2.tools.index import Document, Index, slug
 
 OPENINGS = (
-    "Start with {x}. Do these steps one by one with the calculator.", "Begin with {x} and do each step with the calculator.",
-    "Take {x}. Use the calculator for every step.", "Start at {x}. Then, one call per step:", "The first number is {x}. Apply these steps in order, one call each.",
+    "Start with {x}. Do these steps one by one with the calculator.",
+    "Begin with {x} and do each step with the calculator.", "Take {x}. Use the calculator for every step.",
+    "Start at {x}. Then, one call per step:", "The first number is {x}. Apply these steps in order, one call each.",
     "Start from {x} and follow the steps.", "Let the value be {x}. Work through all steps, one calculator call each.",
     "Initial value {x}. Carry out the steps in order.",
 )  # fmt: skip
 CLOSINGS = (
-    "What is the final value?", "What do you get?", "What is the result?", "Tell me the last result.", "Which number comes out?",
-    "What is the value at the end?", "Report the final number.",
+    "What is the final value?", "What do you get?", "What is the result?", "Tell me the last result.",
+    "Which number comes out?", "What is the value at the end?", "Report the final number.",
 )  # fmt: skip
 FOLLOW = (
     "Start at the note [{s}] and follow its Next line from note to note. What is the code in the last note?",
@@ -27,11 +28,18 @@ FOLLOW = (
 
 
 def plain(value: int) -> str:
+    """As people write it: 12,345."""
     return f"{value:,}"
 
 
 def code(value: int) -> str:
+    """As an expression has it: 12_345."""
     return f"{value:_}"
+
+
+def length_of(rng: random.Random) -> int:
+    """5-60 calls, most of them short: long chains cost tokens and teach the same step again."""
+    return rng.choices((rng.randint(5, 12), rng.randint(13, 30), rng.randint(31, 60)), (6, 3, 1))[0]
 
 
 def _step(rng: random.Random, value: int) -> tuple[str, str, int]:
@@ -60,7 +68,7 @@ def _step(rng: random.Random, value: int) -> tuple[str, str, int]:
     return f"divide by {n}", f"/ {n}", value // n
 
 
-def arithmetic_chain(rng: random.Random, length: int) -> dict:
+def arithmetic_chain(rng: random.Random, length: int) -> Record:
     """`length` calculator calls, each on the result of the one before."""
     value = rng.randint(2, 999)
     start, steps = value, []
@@ -77,15 +85,21 @@ def arithmetic_chain(rng: random.Random, length: int) -> dict:
     return t.record("chain", gold=plain(value), calls=length)
 
 
-def note_chain(rng: random.Random, pieces: Pieces, length: int) -> dict:
-    """Notes that name the next note; one open call each."""
+def _titles(rng: random.Random, pieces: Pieces, count: int) -> list[str]:
+    """Different titles that are their own ids."""
     titles: list[str] = []
-    while len(titles) < length + 2:
+    while len(titles) < count:
         title = word(rng, pieces).lower() if rng.random() < 0.6 else f"{word(rng, pieces).lower()}-{rng.randint(1, 99)}"
         if slug(title, 30) == title and title not in titles:
             titles.append(title)
+    return titles
+
+
+def note_chain(rng: random.Random, pieces: Pieces, length: int) -> Record:
+    """Notes that name the next note; one open call each. Two further notes hold wrong codes."""
+    titles = _titles(rng, pieces, length + 2)
     secret = " ".join(str(rng.randint(100, 999)) for _ in range(2)) if rng.random() < 0.5 else word(rng, pieces).upper()
-    documents = []
+    documents: list[Document] = []
     for i, title in enumerate(titles[:length]):
         last = i + 1 == length
         body = f"Code: {secret}" if last else f"Next: [{titles[i + 1]}]"

@@ -7,11 +7,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from openk2.synth import user_documents
-from openk2.synth.make import Maker, Sources
+from openk2.synth.make import Maker
 from openk2.synth.names import Pieces
+from openk2.synth.sources import Sources
 
 TEMPLATE_WORDS = (
-    "system user assistant tool Return of functions search calculator python open find query expression code line id Next"
+    "system user assistant tool Return of functions search calculator python open find query expression code line id"
+    " Next"
 )
 
 

@@ -9,11 +9,16 @@ from __future__ import annotations
 import random
 import re
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from openk2.chat.tokenizer import Tokenizer
 
 PATTERNS = (
-    ("{}", 46), ("{} {}", 18), ("{} Islands", 5), ("Republic of {}", 2), ("North {}", 2), ("South {}", 2), ("New {}", 3),
-    ("Saint {}", 3), ("{} and {}", 5), ("{}-{}", 3), ("{} {} {}", 4), ("East {}", 1), ("West {}", 1), ("United {}", 1),
-    ("Democratic Republic of the {}", 1), ("{} Republic", 1), ("{} Island", 1), ("{} and the {}", 1), ("{} of {}", 1),
+    ("{}", 46), ("{} {}", 18), ("{} Islands", 5), ("Republic of {}", 2), ("North {}", 2), ("South {}", 2),
+    ("New {}", 3), ("Saint {}", 3), ("{} and {}", 5), ("{}-{}", 3), ("{} {} {}", 4), ("East {}", 1), ("West {}", 1),
+    ("United {}", 1), ("Democratic Republic of the {}", 1), ("{} Republic", 1), ("{} Island", 1), ("{} and the {}", 1),
+    ("{} of {}", 1),
 )  # fmt: skip
 TEMPLATES, WEIGHTS = zip(*PATTERNS, strict=True)
 
@@ -33,6 +38,13 @@ class Pieces:
         return cls(starts + lower, middles)
 
 
+def pieces_of(tokenizer: Tokenizer) -> Pieces:
+    """The ASCII word pieces of a vocabulary."""
+    ordinary = (t for t in range(tokenizer.n_vocab) if not tokenizer.is_special(t))
+    raw = (tokenizer.decode_bytes([t]) for t in ordinary)
+    return Pieces.of([piece.decode() for piece in raw if piece.isascii()])
+
+
 def word(rng: random.Random, pieces: Pieces) -> str:
     """One capitalised word of one to four pieces, at most 14 letters."""
     text = rng.choice(pieces.starts)
@@ -42,6 +54,7 @@ def word(rng: random.Random, pieces: Pieces) -> str:
 
 
 def name(rng: random.Random, pieces: Pieces) -> str:
+    """A name as countries have them: `Xyz`, `New Xyz`, `Xyz and Abc`, `Xyz Islands` ..."""
     template = rng.choices(TEMPLATES, WEIGHTS)[0]
     return template.format(*(word(rng, pieces) for _ in range(template.count("{}"))))
 
@@ -62,4 +75,5 @@ def number_like(rng: random.Random, text: str) -> str:
 
 
 def renumber(rng: random.Random, text: str) -> str:
+    """Every figure of a text drawn anew."""
     return re.sub(r"\d[\d,]*\d(?:\.\d+)?|\d(?:\.\d+)?", lambda m: number_like(rng, m[0]), text)

@@ -2,102 +2,137 @@
 
 from __future__ import annotations
 
-import gzip
-import json
 import random
 from pathlib import Path
 
-from openk2.synth.countries import styled
 from openk2.synth.heldout import held_out
 from openk2.synth.names import Pieces, name, number_like, word
-from openk2.synth.trajectory import Trajectory
+from openk2.synth.rows import read_rows
+from openk2.synth.trajectory import Record, Trajectory
+from openk2.synth.wordings import styled
 
 CONNECT = "connect a larger model: k2 ask --base-url URL --model NAME"
 OUTSIDE = (
-    "That is outside my reach. I am nano, a very small model: I look up countries and your own files (--docs), and I calculate. "
-    f"For this, {CONNECT}"
+    "That is outside my reach. I am nano, a very small model: I look up countries and your own files (--docs), and I"
+    f" calculate. For this, {CONNECT}"
 )
 NOT_FOUND = f"I could not find that in the documents. For questions beyond them, {CONNECT}"
 WHO = (
-    "I am openk2 nano, a very small thinking model that runs offline. I look up facts about countries, search your own files (--docs), "
-    f"calculate and follow long chains of steps. For more, {CONNECT}"
+    "I am openk2 nano, a very small thinking model that runs offline. I look up facts about countries, search your own"
+    f" files (--docs), calculate and follow long chains of steps. For more, {CONNECT}"
 )
 
 TALK = {
     "Hello! Ask me about a country, about your own files (--docs), or give me something to calculate.": (
-        "hi", "hello", "hey", "good morning", "good evening", "hi there", "hello there", "hey there", "greetings", "hello!", "Hi!", "Hey!", "good day", "hallo", "hi nano", "hello nano", "Hello k2",
+        "hi", "hello", "hey", "good morning", "good evening", "hi there", "hello there", "hey there", "greetings",
+        "hello!", "Hi!", "Hey!", "good day", "hallo", "hi nano", "hello nano", "Hello k2",
     ),
     WHO: (
-        "who are you?", "what are you?", "what can you do?", "what is your name?", "help", "how do you work?", "which model are you?", "are you Kimi?",
-        "are you a robot?", "what do you know?", "introduce yourself", "tell me about yourself", "are you an AI?", "what is openk2?", "what is nano?",
-        "who made you?", "how can you help me?", "what are you good at?", "what kind of questions can I ask?", "which tools do you have?",
+        "who are you?", "what are you?", "what can you do?", "what is your name?", "help", "how do you work?",
+        "which model are you?", "are you Kimi?", "are you a robot?", "what do you know?", "introduce yourself",
+        "tell me about yourself", "are you an AI?", "what is openk2?", "what is nano?", "who made you?",
+        "how can you help me?", "what are you good at?", "what kind of questions can I ask?",
+        "which tools do you have?",
     ),
-    "You are welcome.": ("thanks", "thank you", "thank you very much", "thanks a lot", "great, thanks", "cheers", "thanks!", "Thank you!", "many thanks"),
+    "You are welcome.": (
+        "thanks", "thank you", "thank you very much", "thanks a lot", "great, thanks", "cheers", "thanks!",
+        "Thank you!", "many thanks",
+    ),
 }  # fmt: skip
 
 TOPICS = (
-    "love, the sea, autumn, a lost dog, my grandmother, space travel, a dragon, winter, friendship, a job interview, climate change, the moon, football, a birthday,"
-    " coffee, an old house, time, the city at night, a broken heart, gardening, a robot, a cat, democracy, the future, trust, freedom, cooking, a train journey, rain, money,"
-    " school, my boss, a wedding, sleep, music, the internet, bicycles, a ghost, the desert, hope"
-).replace("\n", " ").split(", ")  # fmt: skip
-LANGUAGES = "French German Spanish Italian Chinese Japanese Russian Arabic Portuguese Dutch Polish Turkish Hindi Korean Latin Greek Swedish".split()
+    "love, the sea, autumn, a lost dog, my grandmother, space travel, a dragon, winter, friendship, a job"
+    " interview, climate change, the moon, football, a birthday, coffee, an old house, time, the city at night, a"
+    " broken heart, gardening, a robot, a cat, democracy, the future, trust, freedom, cooking, a train journey,"
+    " rain, money, school, my boss, a wedding, sleep, music, the internet, bicycles, a ghost, the desert, hope"
+).split(", ")
+LANGUAGES = (
+    "French German Spanish Italian Chinese Japanese Russian Arabic Portuguese Dutch Polish Turkish Hindi Korean"
+    " Latin Greek Swedish"
+).split()
 CODE = "Python Java C++ Rust Go JavaScript Haskell SQL HTML Bash TypeScript Ruby".split()
 TASKS = (
-    "sorts a list, reverses a string, parses a log file, draws a chess board, downloads a page, computes primes, plays tic-tac-toe, reads a CSV file,"
-    " finds duplicates, sends an email, resizes images, merges two lists, solves a maze, validates passwords, counts words"
+    "sorts a list, reverses a string, parses a log file, draws a chess board, downloads a page, computes primes,"
+    " plays tic-tac-toe, reads a CSV file, finds duplicates, sends an email, resizes images, merges two lists,"
+    " solves a maze, validates passwords, counts words"
 ).split(", ")
-FORMS = "poem|story|song|email|essay|letter|speech|joke|haiku|limerick|summary|blog post|short story|cover letter|rap|fairy tale|tweet|slogan|birthday card|dialogue".split("|")
+FORMS = (
+    "poem, story, song, email, essay, letter, speech, joke, haiku, limerick, summary, blog post, short story, cover"
+    " letter, rap, fairy tale, tweet, slogan, birthday card, dialogue"
+).split(", ")
 CONCEPTS = (
-    "quantum entanglement, inflation, photosynthesis, gravity, machine learning, the French Revolution, relativity, blockchain, evolution, black holes,"
-    " supply and demand, DNA, the Cold War, recursion, stoicism, vaccines, entropy, the Renaissance, plate tectonics, neural networks, opera, yoga, karma, chess openings, jazz"
+    "quantum entanglement, inflation, photosynthesis, gravity, machine learning, the French Revolution, relativity,"
+    " blockchain, evolution, black holes, supply and demand, DNA, the Cold War, recursion, stoicism, vaccines,"
+    " entropy, the Renaissance, plate tectonics, neural networks, opera, yoga, karma, chess openings, jazz"
 ).split(", ")
 OUTSIDE_FRAMES = (
-    "Write a {form} about {topic}.", "Write me a {form} about {topic}.", "Can you write a {form} on {topic}?", "Compose a {form} for {who}.", "I want a {form} about {topic}.",
-    "Make up a {form} about {topic}.", "Tell me a {form} about {topic}.", "Could you draft a {form} to {who} about {topic}?", "Translate '{words}' into {lang}.",
-    "How do you say '{words}' in {lang}?", "What does '{words}' mean in {lang}?", "Translate this to {lang}: {words}", "Please translate {words} to {lang}.",
-    "Write a {code} program that {task}.", "Write {code} code that {task}.", "Can you give me a {code} function that {task}?", "Fix my {code} code: {words}",
-    "Debug this {code} script for me.", "How do I write a {code} script that {task}?", "Explain {concept}.", "Explain {concept} to a child.", "What is {concept}?", "How does {concept} work?",
-    "Why is {concept} important?", "Teach me about {concept}.", "Give me an introduction to {concept}.", "What should I know about {concept}?",
-    "What do you think about {topic}?", "What is your opinion on {topic}?", "Do you like {topic}?", "Should I worry about {topic}?", "How do I deal with {topic}?", "What should I say to {who}?",
-    "Give me advice about {topic}.", "How can I get better at {concept}?", "Recommend a book about {topic}.", "Recommend a film about {concept}.", "Which restaurant should I visit in {place}?",
-    "Plan a trip to {place}.", "Plan my week.", "What will the weather be tomorrow in {place}?", "What is the weather in {place} today?", "Book a flight to {place}.", "Order a pizza to {place}.",
-    "What time is it?", "What day is today?", "What is the news today?", "What happened in {place} yesterday?", "What is the price of bitcoin?", "How is the stock of {who} doing?", "Draw a picture of {topic}.",
-    "Paint {topic}.", "Play a song about {topic}.", "Set an alarm for seven.", "Call {who}.", "Send {who} a message.", "Summarise the news about {place}.", "Summarize this: {words}", "Rewrite this politely: {words}",
-    "Correct my grammar: {words}", "Is {topic} better than {concept}?", "Who will win the election in {place}?", "Give me three ideas for {topic}.", "Brainstorm names for {topic}.", "Make me laugh.", "Tell me a joke.",
-    "Sing something.", "Prove that {concept} is true.", "What is the meaning of life?", "Can you see this picture?", "Role-play as {who}.", "Pretend to be {who}.", "How do I cook {words}?", "Give me a recipe for {words}.",
-    "What are the symptoms of {concept}?", "Is it healthy to eat {words}?", "Diagnose my headache.", "Give me legal advice about {topic}.", "Invest my money in {concept}.", "Review my essay on {topic}.",
+    "Write a {form} about {topic}.", "Write me a {form} about {topic}.", "Can you write a {form} on {topic}?",
+    "Compose a {form} for {who}.", "I want a {form} about {topic}.", "Make up a {form} about {topic}.",
+    "Tell me a {form} about {topic}.", "Could you draft a {form} to {who} about {topic}?",
+    "Translate '{words}' into {lang}.", "How do you say '{words}' in {lang}?", "What does '{words}' mean in {lang}?",
+    "Translate this to {lang}: {words}", "Please translate {words} to {lang}.", "Write a {code} program that {task}.",
+    "Write {code} code that {task}.", "Can you give me a {code} function that {task}?", "Fix my {code} code: {words}",
+    "Debug this {code} script for me.", "How do I write a {code} script that {task}?", "Explain {concept}.",
+    "Explain {concept} to a child.", "What is {concept}?", "How does {concept} work?", "Why is {concept} important?",
+    "Teach me about {concept}.", "Give me an introduction to {concept}.", "What should I know about {concept}?",
+    "What do you think about {topic}?", "What is your opinion on {topic}?", "Do you like {topic}?",
+    "Should I worry about {topic}?", "How do I deal with {topic}?", "What should I say to {who}?",
+    "Give me advice about {topic}.", "How can I get better at {concept}?", "Recommend a book about {topic}.",
+    "Recommend a film about {concept}.", "Which restaurant should I visit in {place}?", "Plan a trip to {place}.",
+    "Plan my week.", "What will the weather be tomorrow in {place}?", "What is the weather in {place} today?",
+    "Book a flight to {place}.", "Order a pizza to {place}.", "What time is it?", "What day is today?",
+    "What is the news today?", "What happened in {place} yesterday?", "What is the price of bitcoin?",
+    "How is the stock of {who} doing?", "Draw a picture of {topic}.", "Paint {topic}.", "Play a song about {topic}.",
+    "Set an alarm for seven.", "Call {who}.", "Send {who} a message.", "Summarise the news about {place}.",
+    "Summarize this: {words}", "Rewrite this politely: {words}", "Correct my grammar: {words}",
+    "Is {topic} better than {concept}?", "Who will win the election in {place}?", "Give me three ideas for {topic}.",
+    "Brainstorm names for {topic}.", "Make me laugh.", "Tell me a joke.", "Sing something.",
+    "Prove that {concept} is true.", "What is the meaning of life?", "Can you see this picture?", "Role-play as {who}.",
+    "Pretend to be {who}.", "How do I cook {words}?", "Give me a recipe for {words}.",
+    "What are the symptoms of {concept}?", "Is it healthy to eat {words}?", "Diagnose my headache.",
+    "Give me legal advice about {topic}.", "Invest my money in {concept}.", "Review my essay on {topic}.",
 )  # fmt: skip
-REPEAT_FRAMES = ("Repeat exactly: {x}", "Say this back to me: {x}", "Repeat after me: {x}", "Copy this text: {x}", "Write this again: {x}", "Echo: {x}")
+REPEAT_FRAMES = (
+    "Repeat exactly: {x}", "Say this back to me: {x}", "Repeat after me: {x}", "Copy this text: {x}",
+    "Write this again: {x}", "Echo: {x}",
+)  # fmt: skip
 
 
 def load_table_questions(path: Path, held: bool = False) -> list[str]:
     """Human-written questions about web tables: without their table nobody can answer them."""
-    with gzip.open(path, "rt", encoding="utf-8") as rows:
-        questions = [json.loads(row).get("question") or "" for row in rows]
+    questions = [row.get("question") or "" for row in read_rows(path)]
     return [q for q in dict.fromkeys(questions) if 15 < len(q) < 140 and held_out("table question", q) == held]
 
 
-def outside(rng: random.Random, pieces: Pieces, held: bool = False) -> dict:
+def outside(rng: random.Random, pieces: Pieces, held: bool = False) -> Record:
+    """What a very small model cannot do; `held`: in the wordings held out from training."""
     frame = rng.choice([f for f in OUTSIDE_FRAMES if held_out("reach", f) == held])
     some = " ".join(word(rng, pieces).lower() for _ in range(rng.randint(1, 4)))
     question = frame.format(
-        form=rng.choice(FORMS), topic=rng.choice(TOPICS) if rng.random() < 0.6 else f"{rng.choice(('a', 'the', 'my'))} {some}",
-        who=rng.choice(("my boss", "my friend", "my mother", "a customer", "my teacher", name(rng, pieces))), words=some, lang=rng.choice(LANGUAGES),
-        code=rng.choice(CODE), task=rng.choice(TASKS), concept=rng.choice(CONCEPTS) if rng.random() < 0.7 else some, place=name(rng, pieces),
-    )  # fmt: skip
+        form=rng.choice(FORMS),
+        topic=rng.choice(TOPICS) if rng.random() < 0.6 else f"{rng.choice(('a', 'the', 'my'))} {some}",
+        who=rng.choice(("my boss", "my friend", "my mother", "a customer", "my teacher", name(rng, pieces))),
+        words=some,
+        lang=rng.choice(LANGUAGES),
+        code=rng.choice(CODE),
+        task=rng.choice(TASKS),
+        concept=rng.choice(CONCEPTS) if rng.random() < 0.7 else some,
+        place=name(rng, pieces),
+    )
     t = Trajectory(styled(rng, question))
     t.answer("I have no tool for that and I do not know enough.", OUTSIDE)
     return t.record("outside", gold=None)
 
 
-def talk(rng: random.Random) -> dict:
+def talk(rng: random.Random) -> Record:
+    """Greetings, thanks, and questions about the model itself."""
     reply = rng.choice(list(TALK))
     t = Trajectory(rng.choice(TALK[reply]))
     t.answer("This is small talk.", reply)
     return t.record("talk", gold=reply)
 
 
-def repeat(rng: random.Random, pieces: Pieces) -> dict:
+def repeat(rng: random.Random, pieces: Pieces) -> Record:
     """Copying pure and simple, over the whole vocabulary and all lengths."""
     parts = []
     for _ in range(rng.randint(2, 14)):

@@ -1,4 +1,4 @@
-"""A trajectory under construction: every call is executed by the real tool, and its real result goes into the record."""
+"""A trajectory under construction: every call is executed by the real tool; its real result goes into the record."""
 
 from __future__ import annotations
 
@@ -11,21 +11,26 @@ from openk2.tools.calculator import evaluate, show
 from openk2.tools.formats import format_find, format_hits, format_open
 from openk2.tools.index import Hit, Index
 
+Record = dict[str, Any]  # one training example as JSON: kind, messages, proof
 SYSTEM = "You are openk2 nano."  # the system prompt of the embedded model; its profile carries the same text
 PAGE_CHARS = 500  # a small page, as the embedded model's profile asks for
-MAX_CHARS = 6000  # a record longer than this costs more than it teaches
+
+
+def cite(hit: Hit) -> str:
+    return f"[{hit.id}:{hit.line}]"
 
 
 class Trajectory:
-    """Messages that a correct agent would produce. `call` runs a tool and returns its text."""
+    """Messages that a correct agent would produce. `index`: the documents; `namespace`: what Python code has set."""
 
-    def __init__(self, question: str, index: Index | None = None):
+    def __init__(self, question: str, index: Index | None = None) -> None:
         self.messages = [Message("system", SYSTEM), Message("user", question)]
         self.index = index
         self.calls = 0
         self.namespace: dict[str, Any] = {}
 
     def call(self, reasoning: str, name: str, **arguments: Any) -> str:
+        """Think, call a tool, and get its text."""
         return self._append(reasoning, name, arguments, self._run(name, arguments))
 
     def _append(self, reasoning: str, name: str, arguments: dict[str, Any], result: str) -> str:
@@ -43,9 +48,8 @@ class Trajectory:
         self._append(reasoning, "search", {"query": query}, format_hits(hits))
         return hits
 
-    def answer(self, reasoning: str, content: str) -> Trajectory:
+    def answer(self, reasoning: str, content: str) -> None:
         self.messages.append(Message("assistant", content, reasoning))
-        return self
 
     def _run(self, name: str, arguments: dict[str, Any]) -> str:
         if name == "calculator":
@@ -63,6 +67,6 @@ class Trajectory:
             return format_find(document, arguments["pattern"])
         raise ValueError(f"no tool {name}")
 
-    def record(self, kind: str, **proof: Any) -> dict[str, Any]:
+    def record(self, kind: str, **proof: Any) -> Record:
         """The training record: messages and what proves them (the gold value and how it was made)."""
         return {"kind": kind, "messages": [m.to_json() for m in self.messages], "proof": proof}

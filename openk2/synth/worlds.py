@@ -1,7 +1,7 @@
 """Small libraries drawn anew: real Factbook pages of training countries with other names and other figures.
 
-The structure (which lines exist, how they are worded, what else they say) stays real; names, numbers and short texts are
-invented, so nothing in a world can be known without reading it.
+The structure (which lines exist, how they are worded, what else they say) stays real; names, numbers and short texts
+are invented, so nothing in a world can be known without reading it.
 """
 
 from __future__ import annotations
@@ -41,8 +41,10 @@ def scramble(rng: random.Random, pieces: Pieces, text: str) -> str:
     return re.sub(r"[A-Za-z]+", swap, text)
 
 
-@dataclass
+@dataclass(frozen=True)
 class World:
+    """Countries that can be asked about, and an index that holds them (and may hold more)."""
+
     index: Index
     titles: list[str]
     by_title: dict[str, Document]
@@ -75,7 +77,8 @@ def redraw(rng: random.Random, pieces: Pieces, page: Document, title: str) -> Do
     return Document(slug(title), title, tuple(lines))
 
 
-def world(rng: random.Random, pages: list[Document], pieces: Pieces, size: int) -> World:
+def draw_world(rng: random.Random, pages: list[Document], pieces: Pieces, size: int) -> World:
+    """At most `size` invented countries; one title in seven stays real."""
     chosen = rng.sample(pages, size)
     made: dict[str, Document] = {}
     for page in chosen:
@@ -86,5 +89,6 @@ def world(rng: random.Random, pages: list[Document], pieces: Pieces, size: int) 
     return World(Index.memory(made.values()), list(made), made)
 
 
-def real(pages: list[Document], index: Index) -> World:
+def real_world(pages: list[Document], index: Index) -> World:
+    """Countries as they are."""
     return World(index, [p.title for p in pages], {p.title: p for p in pages})

@@ -8,18 +8,21 @@ the hundred other lines that say "population".
 from __future__ import annotations
 
 import math
+import os
 import re
 import sqlite3
+import tempfile
 import threading
 import unicodedata
 from collections.abc import Iterable
+from contextlib import closing
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
 STOP_WORDS = frozenset(
-    "a an and are as at be by did do does for from had has have how in is it its many me much of on or per s tell than that"
-    " the their there they this to was were what when where which who whose will with you your".split()
+    "a an and are as at be by did do does for from had has have how in is it its many me much of on or per s tell than"
+    " that the their there they this to was were what when where which who whose will with you your".split()
 )
 CANDIDATES = 200  # lines fetched from FTS5 before ranking
 HEADING_LIMIT = 80  # characters before ": " that still count as a heading
@@ -89,9 +92,9 @@ CREATE VIRTUAL TABLE vocabulary USING fts5vocab(lines, 'row');
 
 
 class Index:
-    """A set of documents that can be searched. `memory` builds one in RAM, `file` one on disk, `load` reads it again."""
+    """Documents that can be searched. `memory` builds an index in RAM, `file` one on disk, `load` reads it again."""
 
-    def __init__(self, connection: sqlite3.Connection):
+    def __init__(self, connection: sqlite3.Connection) -> None:
         self._db = connection
         self._lock = threading.Lock()
 
@@ -104,17 +107,13 @@ class Index:
     @classmethod
     def file(cls, path: Path, documents: Iterable[Document]) -> Index:
         """Build at `path`, atomically: a reader sees the whole index or none. Raises OSError or sqlite3.Error."""
-        import os
-        import tempfile
-
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, part = tempfile.mkstemp(prefix=path.name, dir=path.parent)
         os.close(handle)
         try:
-            connection = sqlite3.connect(part)
-            connection.execute("PRAGMA synchronous = OFF")
-            _fill(connection, documents)
-            connection.close()
+            with closing(sqlite3.connect(part)) as connection:
+                connection.execute("PRAGMA synchronous = OFF")
+                _fill(connection, documents)
             Path(part).replace(path)
         finally:
             Path(part).unlink(missing_ok=True)
@@ -122,11 +121,16 @@ class Index:
 
     @classmethod
     def load(cls, path: Path) -> Index:
-        return cls(sqlite3.connect(f"file:{path}?mode=ro&immutable=1", uri=True, check_same_thread=False))
+        """Open what `file` wrote. Raises sqlite3.Error where it is not there, or is no index."""
+        uri = f"{path.absolute().as_uri()}?mode=ro&immutable=1"
+        index = cls(sqlite3.connect(uri, uri=True, check_same_thread=False))
+        len(index)  # SQLite reads nothing before it is asked
+        return index
 
     def __len__(self) -> int:
         """Number of documents."""
-        return self._db.execute("SELECT count(*) FROM documents").fetchone()[0]
+        with self._lock:
+            return self._db.execute("SELECT count(*) FROM documents").fetchone()[0]
 
     def document(self, id: str) -> Document | None:
         with self._lock:
@@ -171,12 +175,11 @@ class Index:
 def _fill(connection: sqlite3.Connection, documents: Iterable[Document]) -> None:
     connection.executescript(SCHEMA)
     for document in documents:
-        connection.execute(
-            "INSERT OR REPLACE INTO documents VALUES (?, ?, ?)", (document.id, document.title, "\n".join(document.lines))
-        )
+        text = "\n".join(document.lines)
+        connection.execute("INSERT OR REPLACE INTO documents VALUES (?, ?, ?)", (document.id, document.title, text))
         rows = []
         for number, text in enumerate(document.lines, 1):
-            if text.strip() and text != document.title:  # the title is searched with every line; alone it answers nothing
+            if text.strip() and text != document.title:  # searched with every line; alone, a title answers nothing
                 heading = heading_of(text)
                 body = text[len(heading) + 2 :] if heading else text
                 rows.append((document.title, heading, body, document.id, number))

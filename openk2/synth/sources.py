@@ -1,0 +1,38 @@
+"""The source files of the recipe, loaded; what is held out is left out here, before anything is generated."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from openk2.synth import user_documents
+from openk2.synth.gsm8k import Program, load_gsm8k
+from openk2.synth.heldout import MAWPS_FOLD
+from openk2.synth.mawps import Mawps, load_mawps
+from openk2.synth.reach import load_table_questions
+from openk2.synth.worlds import training_documents
+from openk2.tools.index import Document
+
+
+@dataclass(frozen=True)
+class Sources:
+    """Everything examples are made from; the folder comes from the command line, nothing is downloaded."""
+
+    pages: list[Document]
+    mawps: list[Mawps]
+    gsm8k: list[Program]
+    films: list[user_documents.Film]
+    web: list[Document]
+    questions: list[str]
+
+    @classmethod
+    def load(cls, data: Path) -> Sources:
+        """Raises UserError for a file that is missing or damaged."""
+        return cls(
+            pages=training_documents(),
+            mawps=[p for p in load_mawps(data / "mawps.jsonl.gz") if p.fold != MAWPS_FOLD],
+            gsm8k=load_gsm8k(data / "gsm8k_train.jsonl"),
+            films=user_documents.load_films(data / "movies.jsonl.gz"),
+            web=user_documents.load_pages(data / "wikipedia_pages.jsonl.gz"),
+            questions=load_table_questions(data / "table_questions_train.jsonl.gz"),
+        )
