@@ -16,6 +16,7 @@ import torch
 
 from openk2.errors import UserError
 from openk2.model.config import ModelConfig
+from openk2.model.moe import Experts
 from openk2.model.transformer import Transformer
 from openk2.optim.muon import MuonAdamW, parameter_groups
 from openk2.optim.qk_clip import qk_clip_all_
@@ -83,9 +84,8 @@ def train(
             for group in optimizer.param_groups:
                 group["lr"] = settings.lr * max(rate, 1e-3) * (1.0 if group["muon"] else settings.adam_scale)
             qat = settings.qat_fraction > 0 and progress >= 1 - settings.qat_fraction
-            for experts in model.experts():
-                stacks = (experts.gate_proj.detach(), experts.up_proj.detach(), experts.down_proj.detach())
-                experts.override = tuple(map(fake_quantize, stacks)) if qat else None  # type: ignore[assignment]
+            if qat:
+                workers.map(_quantise_experts, model.experts())
 
             loss = workers.gradients(model, batches)
             norm = float(torch.nn.utils.clip_grad_norm_(model.parameters(), settings.clip))
@@ -123,6 +123,12 @@ def train(
         experts.override = None
     say(f"done: {tokens / 1e6:.2f}M tokens in {step} steps, {meter.elapsed() / 60:.1f} minutes")
     return metrics
+
+
+def _quantise_experts(experts: Experts) -> None:
+    """Let the forward passes of this step see the experts' weights as an INT4 export would store them."""
+    gate, up, down = (fake_quantize(p.detach()) for p in (experts.gate_proj, experts.up_proj, experts.down_proj))
+    experts.override = (gate, up, down)
 
 
 def _progress(settings: Settings, tokens: int, elapsed: float) -> float:

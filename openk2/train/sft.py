@@ -14,6 +14,7 @@ import click
 
 from openk2.errors import UserError
 
+_SMALLEST_PART = 2048  # tokens: no document may be longer than a part
 _TOKENIZER_FILES = ("tiktoken.model", "tokenizer_config.json")
 
 
@@ -57,7 +58,7 @@ def source(text: str) -> tuple[Path, float | None]:
 @click.option("--decay", type=float, default=0.25, show_default=True, help="Last part with falling rate.")
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--threads", type=int, help="CPU threads (default: torch's choice).")
-@click.option("--parts", type=int, help="Parts of a batch, each with one core (default: the threads).")
+@click.option("--parts", type=int, help="Parts of a batch, side by side (default: one a core); sets last digits.")
 @click.option("--checkpoint-minutes", type=float, default=5.0, show_default=True)
 @click.option("--log-every", type=int, default=10, show_default=True)
 @click.option("--max-steps", type=int, help="Pause after this step.")
@@ -93,7 +94,8 @@ def sft(
         out.mkdir(parents=True, exist_ok=True)
         for name in _TOKENIZER_FILES:
             shutil.copyfile(tokenizer / name, out / name)
-    size, parts = amount(batch), parts or torch.get_num_threads()
+    size = amount(batch)
+    parts = parts or max(1, min(torch.get_num_threads(), size // _SMALLEST_PART))
     stream = Stream([source(text) for text in data], seed, size // parts)
     if (largest := stream.largest_id()) >= config.vocab_size:
         raise UserError(f"The data has token {largest}, but the vocabulary {config.vocab_size} entries; use its own.")

@@ -9,8 +9,9 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
+from typing import TypeVar
 
 import torch
 
@@ -18,14 +19,22 @@ from openk2.model.attention import Packing
 from openk2.model.transformer import Transformer
 from openk2.train.packing import Batch
 
+_In = TypeVar("_In")
+_Out = TypeVar("_Out")
+
 
 class Workers:
-    """`count` threads of one core each; with one, the calling thread and all of torch's own threads."""
+    """`count` threads that share torch's threads evenly; with one, the calling thread has them all."""
 
     def __init__(self, count: int) -> None:
         self.executor: Executor | None = None
         if count > 1:
-            self.executor = ThreadPoolExecutor(count, "part", initializer=torch.set_num_threads, initargs=(1,))
+            share = max(1, torch.get_num_threads() // count)
+            self.executor = ThreadPoolExecutor(count, "part", initializer=torch.set_num_threads, initargs=(share,))
+
+    def map(self, function: Callable[[_In], _Out], items: Iterable[_In]) -> list[_Out]:
+        """Apply `function` to the items on the threads; results in order."""
+        return list((self.executor.map if self.executor else map)(function, items))
 
     def gradients(self, model: Transformer, batches: Sequence[Batch]) -> float:
         """Set the gradient of the mean loss over all `batches`' own tokens, and return that loss."""
@@ -39,7 +48,7 @@ class Workers:
             return loss.item(), torch.autograd.grad(loss, parameters, allow_unused=True)
 
         total = 0.0
-        for loss, gradients in (self.executor.map if self.executor else map)(part, batches):
+        for loss, gradients in self.map(part, batches):
             total += loss
             for parameter, gradient in zip(parameters, gradients, strict=True):
                 if gradient is not None:
