@@ -107,9 +107,12 @@ def document_lines(data: dict[str, Any]) -> list[str]:
 
 
 def build(source: Path, folder: Path = FOLDER) -> int:
-    """Write one `slug.txt` per country: first line its name, then the lines. Returns the number of documents."""
+    """Write one `slug.txt` per country: first line its name, then the lines. Returns the number of documents.
+
+    Of places whose names give the same id, the last one stays.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    count = 0
+    written: set[str] = set()
     with gzip.open(source, "rt", encoding="utf-8") as rows:
         for row in map(json.loads, rows):
             name = country_name(row["path"], row["data"])
@@ -117,8 +120,8 @@ def build(source: Path, folder: Path = FOLDER) -> int:
             if not lines:
                 continue
             (folder / f"{slug(name)}.txt").write_text("\n".join([name, *lines]) + "\n", encoding="utf-8")
-            count += 1
-    return count
+            written.add(slug(name))
+    return len(written)
 
 
 if __name__ == "__main__":

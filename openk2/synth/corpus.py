@@ -11,6 +11,7 @@ from openk2.synth.make import Maker
 from openk2.synth.names import Pieces
 from openk2.synth.sources import Sources
 
+EXAMPLES = 3000  # trajectories among the texts
 TEMPLATE_WORDS = (
     "system user assistant tool Return of functions search calculator python open find query expression code line id"
     " Next"
@@ -40,7 +41,7 @@ def corpus(data: Path, seed: int = 0) -> Iterator[str]:
     known = sorted({w for page in sources.pages for w in page.title.split() if w.isalpha()})
     pieces = Pieces(tuple(known), ("a", "en", "is", "or"))
     maker = iter(Maker(sources, pieces, seed))
-    for _ in range(3000):
+    for _ in range(EXAMPLES):
         for message in next(maker)["messages"]:
             yield message["content"]
             yield message.get("reasoning_content") or ""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import random
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,9 +44,9 @@ def detokenize(text: str) -> str:
     return re.sub(r"\s+", " ", text).strip()
 
 
-def infix(prefix: list[str]) -> str:
-    """`* number0 + number1 number2` -> `number0 * (number1 + number2)`; takes its tokens off the list."""
-    token = prefix.pop(0)
+def infix(prefix: Iterator[str]) -> str:
+    """`* number0 + number1 number2` -> `number0 * (number1 + number2)`."""
+    token = next(prefix)
     if token not in "+-*/":
         return token
     left, right = (f"({side})" if " " in side else side for side in (infix(prefix), infix(prefix)))
@@ -63,7 +64,7 @@ def load_mawps(path: Path) -> list[Mawps]:
         used = {int(m) for m in re.findall(r"number(\d+)", row["Equation"])}
         if used <= slots and slots <= set(range(len(numbers))):
             operators = tuple(t for t in tokens if t in "+-*/")
-            problems.append(Mawps(text, numbers, infix(list(tokens)), operators, int(row["fold"])))
+            problems.append(Mawps(text, numbers, infix(iter(tokens)), operators, int(row["fold"])))
     return problems
 
 
@@ -88,14 +89,17 @@ def mawps_problem(rng: random.Random, problem: Mawps, fresh: bool = True) -> Rec
 def _drawn(rng: random.Random, problem: Mawps, fresh: bool) -> tuple[list[float], float] | None:
     """Numbers and the result that they give."""
     numbers = list(problem.numbers)
-    original = _value(problem, numbers)
+    try:
+        original = _value(problem, numbers)
+    except ToolError:  # division by zero
+        return None
     if not fresh:
         return numbers, original
     for _ in range(60):
         numbers = [draw(rng, n) for n in problem.numbers]
         try:
             value = _value(problem, numbers)
-        except ToolError:  # division by zero
+        except ToolError:
             continue
         if sensible(original, value):
             return numbers, value
