@@ -83,7 +83,9 @@ def tiny(tmp_path: Path, name: str = "int4") -> tuple[ModelConfig, dict[str, tor
     from openk2.model.transformer import Transformer
     from openk2.train.export import export
 
-    config = ModelConfig.from_depth(3, vocab_size=64, hidden_size=64, moe_intermediate_size=32, n_routed_experts=4)
+    config = ModelConfig.from_depth(
+        3, vocab_size=64, hidden_size=64, moe_intermediate_size=32, n_routed_experts=4, initializer_range=0.02
+    )
     model = Transformer(config)
     model.initialise(0)
     with torch.no_grad():
