@@ -1,17 +1,25 @@
 #!/bin/sh
-# The embedded model, from source files to INT4 weights, on two CPU cores (about two hours):
+# The embedded model, from source files to INT4 weights, on two CPU cores (under two hours):
 #   OPENK2_DATA=/path/to/data runs/nano.sh [OUT]
-# Every step goes on where it was stopped. docs/recipe.md says which files the data folder holds, and why each step is there.
+# Every step goes on where it was stopped. docs/recipe.md says which files the data folder holds and what each step teaches.
 set -eu
 cd "$(dirname "$0")/.."
 out=${1:-out/nano}
 data=${OPENK2_DATA:?set OPENK2_DATA to the folder of the source files}
-k2() { .venv/bin/python -m openk2.cli.main "$@"; }
+k2() { .venv/bin/python -m openk2 "$@"; }
+train() { k2 train sft --tokenizer "$out/tokenizer" --parts 2 --threads 2 --seed 0 "$@"; }
 
-[ -f "$out/tokenizer/tiktoken.model" ] || .venv/bin/python -m openk2.synth.tokenizer --data "$data" --out "$out/tokenizer"
-k2 synth trajectories --data "$data" --tokenizer "$out/tokenizer" --out "$out/warm-data" --mix warm --count 14000 --seed 100
-k2 synth trajectories --data "$data" --tokenizer "$out/tokenizer" --out "$out/data" --mix nano --count 60000 --seed 1
-k2 train sft --data "$out/warm-data" --tokenizer "$out/tokenizer" --out "$out/warm" --depth 8 --tokens 2.2M --batch 4096 --lr 8e-3 --warmup 0.05 --decay 0 --qat-fraction 0
-k2 train sft --data "$out/data" --tokenizer "$out/tokenizer" --init "$out/warm" --out "$out/main" --tokens 20M --batch 8192 --lr 8e-3
-k2 model export "$out/main" "$out/model" --int4
+[ -f "$out/corpus.txt" ] || k2 synth corpus --data "$data" --out "$out/corpus.txt"
+[ -f "$out/tokenizer/tiktoken.model" ] || k2 train tokenizer "$out/corpus.txt" --vocab-size 6144 --out "$out/tokenizer"
+
+# 1. Copying: attention starts as a copying circuit and learns to copy and to recall any token (three minutes).
+k2 synth copying --tokenizer "$out/tokenizer" --out "$out/copying" --tokens 1600000 --seed 0
+train --data "$out/copying" --out "$out/stage1" --depth 8 --mimetic --tokens 0.65M --batch 4096 --lr 2e-3 --warmup 0.03 --decay 0 --qat-fraction 0
+
+# 2. Trajectories: executed searches and computations; the last fifth is trained through INT4 (an hour).
+k2 synth trajectories --data "$data" --tokenizer "$out/tokenizer" --out "$out/trajectories" --count 60000 --seed 1
+train --data "$out/trajectories" --init "$out/stage1" --out "$out/stage2" --tokens 17M --batch 8192 --lr 4e-3 --warmup 0.01
+
+k2 model export "$out/stage2" "$out/model" --tokenizer "$out/tokenizer" --profile openk2/weights/nano/openk2.json
+k2 train curve "$out/stage2" --out "$out/curve.png"
 k2 eval all --model "$out/model" --data "$data" --out "$out/eval"

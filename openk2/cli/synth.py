@@ -22,16 +22,24 @@ def command() -> None:
 @click.option("--tokenizer", type=click.Path(path_type=Path), required=True, help="Folder of tiktoken.model.")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Shards; finished ones are kept.")
 @click.option("--count", type=click.IntRange(1), default=60_000, show_default=True, help="Examples to make.")
-@click.option(
-    "--mix", type=click.Choice(["nano", "warm"]), default="nano", show_default=True,
-    help="nano: everything; warm: short examples that teach copying first.",
-)  # fmt: skip
 @click.option("--seed", default=1, show_default=True)
-def trajectories(data: Path, tokenizer: Path, out: Path, count: int, mix: str, seed: int) -> None:
+def trajectories(data: Path, tokenizer: Path, out: Path, count: int, seed: int) -> None:
     """Trajectories of the embedded model: searched, computed and answered by executing our own tools."""
-    from openk2.synth.make import MIXTURES, make
+    from openk2.synth.make import make
 
-    make(data, tokenizer, out, count, seed, say=click.echo, mixture=MIXTURES[mix])
+    make(data, tokenizer, out, count, seed, say=click.echo)
+
+
+@command.command()
+@click.option("--tokenizer", type=click.Path(path_type=Path), required=True, help="Folder of tiktoken.model.")
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder for the shards.")
+@click.option("--tokens", type=click.IntRange(1), default=1_600_000, show_default=True)
+@click.option("--seed", default=0, show_default=True)
+def copying(tokenizer: Path, out: Path, tokens: int, seed: int) -> None:
+    """Random tokens to copy and to recall: the first stage of training."""
+    from openk2.synth.copying import make
+
+    make(tokenizer, out, tokens, seed, say=click.echo)
 
 
 @command.command()

@@ -27,7 +27,7 @@ NAMES = {
     "US": "United States", "UK": "United Kingdom", "DRC": "Democratic Republic of the Congo",
     "UAE": "United Arab Emirates", "Congo (Brazzaville)": "Republic of the Congo", "Turkey (Türkiye)": "Turkey",
     "The Gambia": "Gambia", "The Bahamas": "Bahamas", "The Dominican": "Dominican Republic",
-    "Holy See (Vatican City)": "Vatican City", "Virgin Islands": "United States Virgin Islands", "Macau": "Macao",
+    "Holy See (Vatican City)": "Vatican City", "Virgin Islands": "US Virgin Islands", "Macau": "Macao",
 }  # fmt: skip
 UNNAMED = {
     "xx.json": "World", "ee.json": "European Union", "ay.json": "Antarctica", "xq.json": "Arctic Ocean",
@@ -81,7 +81,7 @@ def country_name(path: str, data: dict[str, Any]) -> str:
         name = clean(names.get(form, {}).get("text", ""))
         name = re.split(r"; | or |note:", name)[0].strip()
         if name.startswith("Baker Island"):
-            return "United States Pacific Island Wildlife Refuges"
+            return "US Pacific Island Wildlife Refuges"
         if name and name != "none":
             return NAMES.get(name) or re.sub(r" \((?!Keeling).*\)$", "", name)
     return UNNAMED.get(Path(path).name, Path(path).stem)

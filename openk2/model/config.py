@@ -243,6 +243,8 @@ class ModelConfig:
             "n_routed_experts": 16, "num_experts_per_tok": 2, "n_shared_experts": 1, "vocab_size": vocab_size,
             "kv_lora_rank": max(32, 16 * n), "qk_nope_head_dim": 32, "qk_rope_head_dim": 32, "v_head_dim": 64,
             "tie_word_embeddings": True,
+            # Rows of length 1: with 0.02 a small tied head cannot tell a copied token from the others for long.
+            "initializer_range": round((32 * n) ** -0.5, 4),
         }  # fmt: skip
         values |= overrides
         values.setdefault(

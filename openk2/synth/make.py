@@ -2,8 +2,8 @@
 
     k2 synth trajectories --data DATA --tokenizer DIR --out DIR --count 60000 --seed 1
 
-Each shard is `NAME.bin` (uint16 ids), `NAME.mask` (uint8, 1 on the model's own tokens), `NAME.idx` (int32 document
-lengths) and `NAME.jsonl.gz` (the records with their proofs). The same seed gives the same bytes.
+Beside each shard of tokens (`synth/shards.py`) stands `NAME.jsonl.gz`: the records with their proofs. The same seed gives
+the same bytes.
 """
 
 from __future__ import annotations
@@ -18,29 +18,24 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from openk2.chat.messages import Message
 from openk2.chat.template import render_for_training
 from openk2.chat.tokenizer import Tokenizer
-from openk2.errors import UserError
 from openk2.synth import chains, countries, reach, user_documents
 from openk2.synth.gsm8k import gsm8k_problem
 from openk2.synth.mawps import mawps_problem
 from openk2.synth.names import Pieces, pieces_of
+from openk2.synth.shards import Tokens, load_tokenizer, write_tokens
 from openk2.synth.sources import Sources
 from openk2.synth.trajectory import Record
 from openk2.synth.user_documents import Shelf
 from openk2.synth.wordings import Choice
 from openk2.synth.worlds import World, draw_world
 
-# Shares of examples by kind. `warm` comes first: short examples, so that copying is learned before anything else.
-MIXTURES: dict[str, dict[str, float]] = {
-    "warm": {"repeat": 30, "lookup": 22, "field": 18, "mawps": 16, "quote": 4, "outside": 4},
-    "nano": {
-        "lookup": 22, "two": 18, "compare": 17, "mawps": 15, "gsm8k": 5, "chain": 5, "notes": 1.5, "field": 6,
-        "film": 3, "quote": 5, "unanswerable": 3, "outside": 4, "talk": 0.6, "repeat": 6,
-    },
+# Shares of examples by kind.
+MIXTURE: dict[str, float] = {
+    "lookup": 22, "two": 18, "compare": 17, "mawps": 15, "gsm8k": 5, "chain": 5, "notes": 1.5, "field": 6,
+    "film": 3, "quote": 5, "unanswerable": 3, "outside": 4, "talk": 0.6, "repeat": 6,
 }  # fmt: skip
 WORLD_SIZE = (5, 10)
 SCENE_USES = 40  # examples made from one scene before the next is drawn
@@ -70,7 +65,7 @@ class Maker:
     def __init__(self, sources: Sources, pieces: Pieces, seed: int, mixture: dict[str, float] | None = None) -> None:
         self.rng = random.Random(f"openk2 trajectories {seed}")
         self.sources, self.pieces = sources, pieces
-        self.mixture = mixture or MIXTURES["nano"]
+        self.mixture = mixture or MIXTURE
         self.choice = Choice(held=False)
         self._scene: Scene | None = None
         self._uses = 0
@@ -128,7 +123,7 @@ class Maker:
 
 def write_shard(path: Path, records: list[Record], tokenizer: Tokenizer) -> int:
     """Tokenise and write one shard; it exists once its `.idx` does. Returns the number of tokens."""
-    documents: list[tuple[list[int], list[int]]] = []
+    documents: list[Tokens] = []
     with (
         gzip.GzipFile(path.with_suffix(".jsonl.gz"), "wb", compresslevel=1, mtime=0) as packed,
         io.TextIOWrapper(packed, encoding="utf-8") as lines,
@@ -139,12 +134,7 @@ def write_shard(path: Path, records: list[Record], tokenizer: Tokenizer) -> int:
             if len(ids) <= LONGEST:
                 documents.append((ids, mask))
                 lines.write(json.dumps(record, ensure_ascii=False) + "\n")
-    np.asarray([i for ids, _ in documents for i in ids], np.uint16).tofile(path.with_suffix(".bin"))
-    np.asarray([m for _, mask in documents for m in mask], np.uint8).tofile(path.with_suffix(".mask"))
-    part = path.with_suffix(".part")
-    np.asarray([len(ids) for ids, _ in documents], np.int32).tofile(part)
-    part.replace(path.with_suffix(".idx"))
-    return sum(len(ids) for ids, _ in documents)
+    return write_tokens(path, documents)
 
 
 def make(
@@ -155,11 +145,7 @@ def make(
 
     Raises UserError for a source file or a tokenizer that is missing or damaged.
     """
-    tokenizer = Tokenizer.load(tokenizer_path)
-    if tokenizer.n_vocab > 1 << 16:
-        raise UserError(
-            f"Shards hold ids below 65,536 and this tokenizer has {tokenizer.n_vocab:,}; use a smaller one."
-        )
+    tokenizer = load_tokenizer(tokenizer_path)
     sources, pieces = Sources.load(data), pieces_of(tokenizer)
     out.mkdir(parents=True, exist_ok=True)
     kinds: Counter[str] = Counter()

@@ -16,6 +16,7 @@ import torch
 
 from openk2.errors import UserError
 from openk2.model.config import ModelConfig
+from openk2.model.mimetic import initialise_mimetic
 from openk2.model.moe import Experts
 from openk2.model.transformer import Transformer
 from openk2.optim.muon import MuonAdamW, parameter_groups
@@ -198,8 +199,10 @@ def _stop_on_signal() -> Iterator[list[int]]:
             signal.signal(number, handler)
 
 
-def build(config: ModelConfig, seed: int) -> Transformer:
-    """A network with fresh weights from `seed`."""
+def build(config: ModelConfig, seed: int, mimetic: bool = False) -> Transformer:
+    """A network with fresh weights from `seed`; `mimetic`: with attention that starts as a copying circuit."""
     model = Transformer(config)
     model.initialise(seed)
+    if mimetic:
+        initialise_mimetic(model, seed)
     return model

@@ -44,6 +44,7 @@ def source(text: str) -> tuple[Path, float | None]:
 @click.option("--tokenizer", type=click.Path(path_type=Path), help="Folder of tiktoken.model; gives the vocabulary.")
 @click.option("--vocab-size", type=int, help="Vocabulary size when there is no --tokenizer.")
 @click.option("--init", type=click.Path(path_type=Path), help="Run or checkpoint whose weights to start from.")
+@click.option("--mimetic", is_flag=True, help="Start attention as a copying circuit instead of at random.")
 @click.option("--depth", type=int, default=8, show_default=True, help="The size dial: layers; width is 32 times that.")
 @click.option("--tokens", default="20M", show_default=True, help="Tokens to train on.")
 @click.option("--seconds", type=float, help="End after so much training time, if that comes first.")
@@ -63,8 +64,8 @@ def source(text: str) -> tuple[Path, float | None]:
 @click.option("--log-every", type=int, default=10, show_default=True)
 @click.option("--max-steps", type=int, help="Pause after this step.")
 def sft(
-    data: tuple[str, ...], out: Path, tokenizer: Path | None, vocab_size: int | None, init: Path | None, depth: int,
-    tokens: str, seconds: float | None, batch: str, lr: float, adam_scale: float, balance: float,
+    data: tuple[str, ...], out: Path, tokenizer: Path | None, vocab_size: int | None, init: Path | None,
+    mimetic: bool, depth: int, tokens: str, seconds: float | None, batch: str, lr: float, adam_scale: float, balance: float,
     weight_decay: float, qk_clip: float, qat_fraction: float, warmup: float, decay: float, seed: int,
     threads: int | None, parts: int | None, checkpoint_minutes: float, log_every: int, max_steps: int | None,
 ) -> None:  # fmt: skip
@@ -103,7 +104,7 @@ def sft(
         f"{stream.tokens / 1e6:.1f}M tokens of data ({stream.skipped} documents too long for {size // parts}), "
         f"{config.count().total / 1e6:.1f}M parameters, {config.count().active / 1e6:.1f}M active"
     )
-    model = build(config, seed)
+    model = build(config, seed, mimetic and weights is None)
     if weights is not None:
         model.load_tensors(weights)
     settings = Settings(

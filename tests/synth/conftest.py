@@ -11,7 +11,7 @@ import pytest
 from source_files import Example, train_tokenizer, write_source_files  # type: ignore[import-not-found]
 
 from openk2.chat.tokenizer import Tokenizer
-from openk2.synth.make import MIXTURES, Maker
+from openk2.synth.make import MIXTURE, Maker
 from openk2.synth.names import Pieces, pieces_of
 from openk2.synth.sources import Sources
 from openk2.synth.trajectory import Record, Trajectory
@@ -63,7 +63,7 @@ def examples(sources: Sources, pieces: Pieces) -> list[Example]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Trajectory, "record", keep)
-        kept = list(draw(MIXTURES["nano"], 200))
+        kept = list(draw(MIXTURE, 200))
         for kind, count in {"gsm8k": 3, "film": 3, "notes": 3, "unanswerable": 3, "talk": 3, "two": 20}.items():
             kept += draw({kind: 1.0}, count)
     return kept

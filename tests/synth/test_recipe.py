@@ -7,19 +7,17 @@ from pathlib import Path
 
 from source_files import write_source_files  # type: ignore[import-not-found]
 
-from openk2.synth.make import MIXTURES
+from openk2.synth.make import MIXTURE
 
 TEXT = (Path(__file__).parents[2] / "docs" / "recipe.md").read_text(encoding="utf-8")
 
 
-def test_the_mixtures_are_those_of_the_table() -> None:
+def test_the_mixture_is_those_of_the_table() -> None:
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in TEXT.splitlines() if line.startswith("|")]
-    table = {row[0]: row[3:] for row in rows if len(row) == 5 and row[0] in MIXTURES["nano"]}
-    for column, name in enumerate(("nano", "warm")):
-        assert {kind: float(cells[column]) for kind, cells in table.items() if cells[column]} == MIXTURES[name]
+    assert {row[0]: float(row[3]) for row in rows if len(row) == 4 and row[0] in MIXTURE} == MIXTURE
 
 
 def test_every_source_file_is_listed_and_every_kind_has_a_sample(tmp_path: Path) -> None:
     for path in write_source_files(tmp_path).iterdir():
         assert f"| `{path.name}` |" in TEXT
-    assert set(re.findall(r"\*\*(\w+)\*\*", TEXT.partition("## Samples")[2])) == {*MIXTURES["nano"], "missing"}
+    assert set(re.findall(r"\*\*(\w+)\*\*", TEXT.partition("## Samples")[2])) == {*MIXTURE, "missing"}

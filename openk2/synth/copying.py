@@ -1,0 +1,74 @@
+"""Stage zero: copying and recall over random tokens, so that the heads that copy form before anything else is learned.
+
+A model that starts on trajectories first learns their form and can stay there for millions of tokens before it copies
+what it has read. Random tokens have no form: copying is all there is to learn, and with tied embeddings what is
+learned holds for every token of the vocabulary.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from pathlib import Path
+
+from openk2.chat.messages import Message
+from openk2.chat.template import generation_prompt, render_message
+from openk2.chat.tokenizer import Tokenizer
+from openk2.synth.shards import Tokens, load_tokenizer, write_tokens
+
+SHARD = 200_000  # tokens a shard
+
+
+class Copying:
+    """Documents of token ids with their masks."""
+
+    def __init__(self, tokenizer: Tokenizer, seed: int):
+        self.rng = random.Random(f"openk2 copying {seed}")
+        self.tokenizer = tokenizer
+        self.ordinary = [t for t in range(tokenizer.n_vocab) if not tokenizer.is_special(t)]
+        numbers = [t for t in self.ordinary if tokenizer.decode_bytes([t]).isdigit()]
+        self.pools = [self.ordinary, self.ordinary, self.ordinary, numbers]
+        self.answer = [*generation_prompt(tokenizer), tokenizer.special["<think>"], tokenizer.special["</think>"]]
+        self.end = tokenizer.special["<|im_end|>"]
+
+    def draw(self) -> Tokens:
+        """(ids, mask) of one document: a sequence said again, or a value found by its key."""
+        return self._repeat() if self.rng.random() < 0.6 else self._recall()
+
+    def _tokens(self, low: int, high: int) -> list[int]:
+        return self.rng.choices(self.rng.choice(self.pools), k=self.rng.randint(low, high))
+
+    def _document(self, asked: str, given: list[int], said: list[int]) -> Tokens:
+        question = render_message(self.tokenizer, Message("user", asked))
+        prompt = question[:-1] + given + question[-1:] + self.answer
+        return prompt + said + [self.end], [0] * len(prompt) + [1] * (len(said) + 1)
+
+    def _repeat(self) -> Tokens:
+        # Short ones show that any token of the context may come again, long ones which: both are needed.
+        tokens = self._tokens(2, self.rng.choice((4, 12, 100)))
+        return self._document("Repeat exactly:", tokens, tokens)
+
+    def _recall(self) -> Tokens:
+        """Several `key value` lines; the answer says some of them again, in another order."""
+        break_line = self.tokenizer.encode("\n")
+        pairs = [(self._tokens(1, 4), self._tokens(1, 6)) for _ in range(self.rng.randint(2, 10))]
+        given = [t for key, value in pairs for t in (*key, *value, *break_line)]
+        said: list[int] = []
+        for key, value in self.rng.sample(pairs, len(pairs) // 2 + 1):
+            said += [*key, *value, *break_line]
+        return self._document("Look up:", given, said)
+
+
+def make(tokenizer_path: Path, out: Path, tokens: int, seed: int, say: Callable[[str], None] = print) -> None:
+    """Write shards of about `tokens` tokens in all. Raises UserError for a tokenizer that is missing or too large."""
+    copying = Copying(load_tokenizer(tokenizer_path), seed)
+    out.mkdir(parents=True, exist_ok=True)
+    made = 0
+    while made < tokens:
+        documents: list[Tokens] = []
+        size = 0
+        while size < min(SHARD, tokens - made):
+            documents.append(copying.draw())
+            size += len(documents[-1][0])
+        made += write_tokens(out / f"copy{seed}-{made // SHARD:04d}", documents)
+    say(f"{made / 1e6:.2f}M tokens in {out}")
