@@ -1,9 +1,9 @@
 """Start attention as a circuit that copies, instead of waiting for training to find one.
 
 A small model that starts from random weights learns the form of its data first and can stay for millions of tokens
-before induction heads form (Olsson et al., arXiv 2209.11895): the step from "what comes after a word like this" to "what
-came after this very word a moment ago". Initial weights that imitate trained ones shorten this (mimetic initialisation,
-Trockman and Kolter, arXiv 2305.09828). Here, for MLA:
+before induction heads form (Olsson et al., arXiv 2209.11895): the step from "what comes after a word like this" to
+"what came after this very word a moment ago". Initial weights that imitate trained ones shorten this (mimetic
+initialisation, Trockman and Kolter, arXiv 2305.09828). Here, for MLA:
 
 - Every embedding has one direction `u` in common (it moves all logits alike, so the tied head does not see it); on it
   hang rotary queries and keys that look exactly one position back: the first layer's first heads are previous-token

@@ -2,8 +2,8 @@
 
     k2 synth trajectories --data DATA --tokenizer DIR --out DIR --count 60000 --seed 1
 
-Beside each shard of tokens (`synth/shards.py`) stands `NAME.jsonl.gz`: the records with their proofs. The same seed gives
-the same bytes.
+Beside each shard of tokens (`synth/shards.py`) stands `NAME.jsonl.gz`: the records with their proofs. The same seed
+gives the same bytes.
 """
 
 from __future__ import annotations

@@ -65,7 +65,8 @@ def source(text: str) -> tuple[Path, float | None]:
 @click.option("--max-steps", type=int, help="Pause after this step.")
 def sft(
     data: tuple[str, ...], out: Path, tokenizer: Path | None, vocab_size: int | None, init: Path | None,
-    mimetic: bool, depth: int, tokens: str, seconds: float | None, batch: str, lr: float, adam_scale: float, balance: float,
+    mimetic: bool, depth: int, tokens: str, seconds: float | None, batch: str, lr: float, adam_scale: float,
+    balance: float,
     weight_decay: float, qk_clip: float, qat_fraction: float, warmup: float, decay: float, seed: int,
     threads: int | None, parts: int | None, checkpoint_minutes: float, log_every: int, max_steps: int | None,
 ) -> None:  # fmt: skip
