@@ -1,16 +1,35 @@
-"""Where openk2 keeps what it makes: the XDG folders, created on demand."""
+"""Where openk2 keeps what it makes (the XDG folders, created on demand), and the model that comes with it."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
 
+NANO = Path(__file__).parent / "weights" / "nano"  # the embedded model; absent in a checkout without weights
+
 
 def cache_dir() -> Path:
     """Rebuildable files (search indexes). `$XDG_CACHE_HOME/openk2`, else `~/.cache/openk2`."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "openk2"
+    return _xdg("XDG_CACHE_HOME", ".cache")
 
 
 def data_dir() -> Path:
     """Files to keep (runs). `$XDG_DATA_HOME/openk2`, else `~/.local/share/openk2`."""
-    return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "openk2"
+    return _xdg("XDG_DATA_HOME", ".local/share")
+
+
+def config_dir() -> Path:
+    """The person's settings. `$XDG_CONFIG_HOME/openk2`, else `~/.config/openk2`."""
+    return _xdg("XDG_CONFIG_HOME", ".config")
+
+
+def _xdg(variable: str, below_home: str) -> Path:
+    if folder := os.environ.get(variable):
+        return Path(folder) / "openk2"
+    try:
+        home = Path.home()
+    except RuntimeError:  # a user id without a name and without HOME, as in some containers
+        import tempfile
+
+        home = Path(tempfile.gettempdir())
+    return home / below_home / "openk2"

@@ -64,7 +64,7 @@ def _entry(works: bool, detail: object) -> dict[str, Any]:
 
 
 def _model() -> dict[str, Any]:
-    from openk2.agent.setup import NANO
+    from openk2.paths import NANO
 
     size = sum(path.stat().st_size for path in NANO.glob("*")) if (NANO / "config.json").exists() else 0
     return {

@@ -21,9 +21,10 @@ def command(
     processes: int, out: Path | None,
 ) -> None:  # fmt: skip
     """Run suites (or `all`) and report shares with 95% intervals."""
-    from openk2.agent.setup import NANO, Setup
+    from openk2.agent.setup import Setup
     from openk2.evals.run import STEPS, evaluate
     from openk2.evals.suites import SUITES, Material
+    from openk2.paths import NANO
 
     names = list(SUITES) if suite == ("all",) else list(suite)
     setup = Setup(model=model, base_url=base_url, steps=STEPS)

@@ -10,6 +10,7 @@ import click
 
 from openk2.errors import UserError
 from openk2.model.config import PRESETS, ModelConfig
+from openk2.paths import NANO
 
 _PARTS: tuple[str, ...] = ("embedding", "head", "attention", "dense", "router", "shared", "routed", "norms")
 
@@ -81,9 +82,9 @@ def _find(name: str) -> tuple[ModelConfig, Path | None]:
         return ModelConfig.preset(name), None
     if name.startswith("depth:") and name[6:].isdigit():
         return ModelConfig.from_depth(int(name[6:])), None
-    folder = Path(name)
-    if name == "nano" and not folder.exists():
-        folder = Path(__file__).parent.parent / "weights" / "nano"
+    if name == "nano" and not NANO.exists():
+        raise UserError("The embedded model is not in this checkout; name a checkpoint folder or a preset.")
+    folder = NANO if name == "nano" else Path(name)
     if not folder.is_dir():
         raise UserError(
             f"{name} is neither a checkpoint folder nor a known model; the presets are {', '.join(PRESETS)}, nano and "

@@ -5,20 +5,19 @@ A flag beats the environment, which beats `~/.config/openk2/config.toml`.
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
 import click
 
 from openk2.errors import UserError
+from openk2.paths import config_dir
 
 NAMES = ("model", "base_url", "mode", "docs", "steps", "max_tokens", "max_seconds", "run_dir", "quiet")
 
 
 def config_path() -> Path:
-    home = os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config"
-    return Path(home) / "openk2" / "config.toml"
+    return config_dir() / "config.toml"
 
 
 def read() -> dict[str, Any]:
@@ -38,6 +37,8 @@ def read() -> dict[str, Any]:
         raise UserError(f"{path} is not valid TOML: {error}.") from None
     if unknown := sorted(set(values) - set(NAMES)):
         raise UserError(f"{path} has the unknown setting {unknown[0]!r}; known are {', '.join(NAMES)}.")
+    if isinstance(docs := values.get("docs"), str):
+        values["docs"] = [docs]
     return values
 
 

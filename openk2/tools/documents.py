@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from openk2.errors import UserError
+from openk2.paths import cache_dir
 from openk2.tools.index import SCHEMA, Document, Index
 
 VERSION = 2  # of what this file makes of content: part of the cache's key
@@ -51,7 +52,7 @@ def index(paths: Iterable[Path], *, on_skip: Skip | None = None, cache: Path | N
     Raises UserError for a path that is missing, a folder without files to read, and files without any text.
     """
     files = list_files(paths, on_skip)
-    folder = cache or cache_folder()
+    folder = cache or cache_dir() / "documents"
     target = folder / f"{content_hash(files)}.sqlite"
     if (cached := _load(target)) is not None:
         return cached
@@ -343,11 +344,6 @@ def wrapped(text: str, width: int = WIDTH) -> Iterator[str]:
 
 
 # ------------------------------------------------------------------------------------------------ cache
-
-
-def cache_folder() -> Path:
-    base = os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()
-    return Path(base) / "openk2" / "documents"
 
 
 def content_hash(files: Iterable[Path]) -> str:

@@ -16,7 +16,7 @@ import pytest
 
 from openk2.agent import log
 from openk2.agent.events import ToolFinished, ToolStarted
-from openk2.agent.setup import NANO
+from openk2.paths import NANO
 
 # OPENK2_TEST_MODEL: another checkpoint folder to put through the same.
 MODEL = os.environ.get("OPENK2_TEST_MODEL", "nano")
