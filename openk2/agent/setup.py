@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property
@@ -14,11 +13,11 @@ from openk2.agent import prompts
 from openk2.agent.budget import Budget
 from openk2.agent.events import Event, RunStarted, ToolStarted
 from openk2.errors import UserError
+from openk2.paths import NANO
 from openk2.providers.base import Provider
 from openk2.tools.base import Tool
 from openk2.tools.index import Index
 
-NANO = Path(__file__).parent.parent / "weights" / "nano"
 TOOLS = ("search", "open", "find", "calculator", "python")
 STEPS = 300  # replies; what K2 Thinking was measured with
 
@@ -70,12 +69,11 @@ class Setup:
     @cached_property
     def profile(self) -> dict[str, Any]:
         """What the checkpoint says of its own use (`openk2.json`): system prompt, tools, temperature."""
-        if self.folder is None or not (self.folder / "openk2.json").exists():
+        if self.folder is None:
             return {}
-        try:
-            return json.loads((self.folder / "openk2.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise UserError(f"{self.folder / 'openk2.json'} cannot be read ({error}); copy the model again.") from None
+        from openk2.model.checkpoint import profile_of
+
+        return profile_of(self.folder)
 
     def started(self, run: str, question: str) -> RunStarted:
         """The first event of a run with this setup."""

@@ -13,6 +13,7 @@ from typing import Literal
 from openk2.chat.messages import Message, ToolCall
 from openk2.chat.tokenizer import Tokenizer
 
+ENDS = ("<|im_end|>", "[EOS]", "[EOT]")  # special tokens that end a message
 Kind = Literal["reasoning", "content", "call_id", "call_arguments"]
 
 
@@ -33,7 +34,7 @@ class Parser:
         self._end_section = name["<|tool_calls_section_end|>"]
         self._begin_call, self._end_call = name["<|tool_call_begin|>"], name["<|tool_call_end|>"]
         self._begin_arguments = name["<|tool_call_argument_begin|>"]
-        self._ends = {name["<|im_end|>"], name["[EOS]"], name["[EOT]"]}
+        self._ends = {name[end] for end in ENDS}
         self._ids: list[int] = []
         self._texts: dict[str, list[str]] = {"reasoning": [], "content": [], "call_id": [], "call_arguments": []}
         self._state: Kind = "content"

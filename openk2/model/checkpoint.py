@@ -16,9 +16,10 @@ from typing import Any
 import numpy as np
 
 from openk2.errors import UserError
-from openk2.model.config import ModelConfig
+from openk2.model.config import ModelConfig, read_object
 
 TOKENIZER_FILES = ("tiktoken.model", "tokenizer_config.json")
+PROFILE = "openk2.json"
 
 # safetensors' name of a type -> numpy's type of its bits
 _TYPES: dict[str, type[np.generic]] = {
@@ -68,12 +69,13 @@ def headers(folder: str | Path) -> Iterator[tuple[Path, str, dict[str, Any], int
         try:
             with path.open("rb") as file:
                 start = 8 + int.from_bytes(file.read(8), "little")
-                entries = json.loads(file.read(start - 8))
+                entries = dict(json.loads(file.read(start - 8)))
+            entries.pop("__metadata__", None)
+            needed = max((entry["data_offsets"][1] for entry in entries.values()), default=0)
             size = path.stat().st_size - start
-        except (OSError, ValueError, OverflowError, MemoryError) as error:
+        except (OSError, ValueError, OverflowError, MemoryError, TypeError, LookupError) as error:
             raise UserError(f"{path} cannot be read ({error}); restore it from the original checkpoint.") from None
-        entries.pop("__metadata__", None)
-        if size < max((entry["data_offsets"][1] for entry in entries.values()), default=0):
+        if size < needed:
             raise UserError(f"{path} is cut short; copy or download it again.")
         for name, entry in entries.items():
             yield path, name, entry, start
@@ -92,6 +94,11 @@ def load(folder: str | Path) -> dict[str, Stored]:
         bits = maps[path][begin:end].view(_TYPES[entry["dtype"]]).reshape(entry["shape"])
         tensors[name] = Stored(entry["dtype"], bits)
     return tensors
+
+
+def profile_of(folder: Path) -> dict[str, Any]:
+    """What a checkpoint says of its own use (`openk2.json`); empty where it says nothing. Raises UserError."""
+    return read_object(folder / PROFILE) if (folder / PROFILE).exists() else {}
 
 
 def save(
@@ -114,7 +121,7 @@ def save(
         _write_json(folder / "config.json", config.to_hf())
         _write_json(folder / "generation_config.json", {k: v for k, v in generation.items() if v is not None})
         if profile is not None:
-            _write_json(folder / "openk2.json", profile)
+            _write_json(folder / PROFILE, profile)
         if tokenizer is not None:
             for name in TOKENIZER_FILES:
                 shutil.copyfile(tokenizer / name, folder / name)

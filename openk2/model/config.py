@@ -39,6 +39,10 @@ INT4_CONFIG: dict[str, Any] = {
 }  # fmt: skip
 
 
+# Of the norms inside attention: DeepSeek's code, transformers and vLLM all ignore rms_norm_eps there.
+LATENT_EPS = 1e-6
+
+
 @dataclass(frozen=True)
 class Count:
     """Parameters by part. `active`: touched by one token, with both embedding and head matrices."""
@@ -198,7 +202,7 @@ class ModelConfig:
     @classmethod
     def from_hf(cls, data: dict[str, Any]) -> ModelConfig:
         """Read a config.json dict (deepseek_v3, kimi_k2, or one with a text_config). Raises UserError on a gap."""
-        data = {**data, **data.get("text_config", {})}
+        data = {**data, **(data.get("text_config") or {})}
         rope = data.get("rope_parameters") or {}
         if rope and not data.get("rope_scaling") and rope.get("rope_type", "default") != "default":
             data["rope_scaling"] = {k: v for k, v in rope.items() if k != "rope_theta"}
@@ -207,19 +211,18 @@ class ModelConfig:
         required = {f.name for f in dataclasses.fields(cls) if f.default is dataclasses.MISSING}
         if missing := sorted(required - data.keys()):
             raise UserError(f"config.json lacks {', '.join(missing)}; is it a DeepSeek-V3 or Kimi K2 model?")
-        return cls(**{name: value for name, value in data.items() if name in names})
+        try:
+            return cls(**{name: value for name, value in data.items() if name in names})
+        except (TypeError, ZeroDivisionError) as error:
+            raise UserError(f"config.json holds a value that fits no model ({error}); restore it.") from None
 
     @classmethod
     def from_folder(cls, path: str | Path) -> ModelConfig:
         """The configuration of a checkpoint folder. Raises UserError when there is none or it cannot be read."""
         file = Path(path) / "config.json"
-        try:
-            data = json.loads(file.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            raise UserError(f"{path} has no config.json; give the folder of a checkpoint.") from None
-        except (OSError, ValueError) as error:
-            raise UserError(f"{file} cannot be read ({error}); restore it from the original checkpoint.") from None
-        return cls.from_hf(data)
+        if not file.exists():
+            raise UserError(f"{path} has no config.json; give the folder of a checkpoint.")
+        return cls.from_hf(read_object(file))
 
     @classmethod
     def preset(cls, name: str) -> ModelConfig:
@@ -251,6 +254,17 @@ class ModelConfig:
             "routed_scaling_factor", router_scale(values["n_routed_experts"], values["num_experts_per_tok"])
         )
         return cls(**values)
+
+
+def read_object(file: Path) -> dict[str, Any]:
+    """A file that holds one JSON object. Raises UserError when it does not."""
+    try:
+        data = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{file} cannot be read ({error}); restore it from the original.") from None
+    if not isinstance(data, dict):
+        raise UserError(f"{file} is not one JSON object; restore it from the original.")
+    return data
 
 
 def _yarn_mscale(factor: float, mscale: float) -> float:

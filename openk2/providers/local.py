@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
@@ -17,14 +16,14 @@ from pathlib import Path
 from typing import Any
 
 from openk2.chat.messages import Message, ToolCall, ToolSpec
-from openk2.chat.parser import Parser
+from openk2.chat.parser import ENDS, Parser
 from openk2.chat.template import render
 from openk2.chat.tokenizer import Tokenizer
 from openk2.engine import Engine, Session
 from openk2.errors import UserError
+from openk2.model.checkpoint import profile_of
 from openk2.providers.base import Delta, FinishReason, Limits, Reply, Usage
 
-STOPS = ("<|im_end|>", "[EOS]", "[EOT]")
 READ_CHUNK = 512  # ids read between two looks at whether the reply is still wanted
 SHOW_SECONDS = 1 / 60  # deltas are gathered this long: waking the reader for each token would slow the writer
 
@@ -39,7 +38,7 @@ class LocalProvider:
     def __init__(self, folder: str | Path) -> None:
         folder = Path(folder)
         self.name = folder.resolve().name
-        self.profile = _profile(folder)
+        self.profile = profile_of(folder)
         self.tokenizer = Tokenizer.load(folder)
         self.engine = Engine.load(folder)
         if self.tokenizer.n_vocab > self.engine.config.vocab_size:
@@ -47,7 +46,7 @@ class LocalProvider:
                 f"The tokenizer in {folder} has {self.tokenizer.n_vocab} ids, the model only "
                 f"{self.engine.config.vocab_size}; they do not belong together."
             )
-        self._stops = frozenset(self.tokenizer.special[name] for name in STOPS)
+        self._stops = frozenset(self.tokenizer.special[name] for name in ENDS)
         self._session: Session | None = None
         self._verified: set[tuple[int, ...]] = set()
         self._replies = 0
@@ -172,14 +171,6 @@ class LocalProvider:
                 self._verified.add(ids)
                 return message
         return replace(message, token_ids=())
-
-
-def _profile(folder: Path) -> dict[str, Any]:
-    file = folder / "openk2.json"
-    try:
-        return json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
-    except (OSError, ValueError) as error:
-        raise UserError(f"{file} cannot be read ({error}); copy the model again.") from None
 
 
 def _numbered(calls: Sequence[ToolCall], first: int) -> tuple[ToolCall, ...]:

@@ -6,7 +6,6 @@ k2 model export out/run1 out/nano
 from __future__ import annotations
 
 import dataclasses
-import json
 import re
 from pathlib import Path
 from typing import Any
@@ -16,9 +15,9 @@ import torch
 
 from openk2.errors import UserError
 from openk2.model.checkpoint import TOKENIZER_FILES, Stored, save
-from openk2.model.config import INT4_CONFIG, ModelConfig
-from openk2.quant.int4 import GROUP, quantize
-from openk2.quant.packing import pack
+from openk2.model.config import INT4_CONFIG, ModelConfig, read_object
+from openk2.quant.int4 import quantize
+from openk2.quant.packing import GROUP, pack
 from openk2.train.state import initial_weights
 
 _EXPERT = re.compile(r"\.mlp\.experts\.\d+\.(gate|up|down)_proj\.weight$")
@@ -56,7 +55,7 @@ def export_run(run: Path, out: Path, *, int4: bool, tokenizer: Path | None = Non
     config, tensors = initial_weights(run)
     if tokenizer is None and all((run / name).exists() for name in TOKENIZER_FILES):
         tokenizer = run
-    data = json.loads(profile.read_text(encoding="utf-8")) if profile else None
+    data = read_object(profile) if profile else None
     export(config, tensors, out, int4=int4, tokenizer=tokenizer, profile=data)
     size = sum(file.stat().st_size for file in out.iterdir())
     return f"{out}: {config.count().total / 1e6:.1f}M parameters, {size / 1e6:.1f} MB"

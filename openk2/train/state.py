@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from openk2.errors import UserError
+from openk2.model.checkpoint import load
 from openk2.model.config import ModelConfig
 from openk2.model.transformer import Transformer
 from openk2.optim.muon import MuonAdamW
@@ -64,11 +65,4 @@ def initial_weights(path: Path) -> tuple[ModelConfig, dict[str, torch.Tensor]]:
     config = ModelConfig.from_folder(path)
     if config.quantization_config is not None:
         raise UserError(f"{path} is quantised; start from the training run or a bf16 checkpoint instead.")
-    from safetensors.torch import load_file
-
-    tensors: dict[str, torch.Tensor] = {}
-    for shard in sorted(path.glob("*.safetensors")):
-        tensors |= {name: tensor.float() for name, tensor in load_file(shard).items()}
-    if not tensors:
-        raise UserError(f"{path} has neither state.pt nor *.safetensors; give a run or a checkpoint folder.")
-    return config, tensors
+    return config, {name: torch.tensor(stored.float32()) for name, stored in load(path).items()}
