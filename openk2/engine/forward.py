@@ -14,9 +14,8 @@ import numpy as np
 
 from openk2.engine.cache import LatentCache
 from openk2.engine.weights import Attention, Expert, Layer, Weights
-from openk2.model.config import ModelConfig
+from openk2.model.config import LATENT_EPS, ModelConfig
 
-LATENT_EPS = 1e-6  # of the norms inside attention: DeepSeek's code and transformers ignore rms_norm_eps there
 CHUNK = 256  # tokens of one prefill step: longer ones multiply more of what the causal mask throws away
 SCORE_BYTES = 64 << 20  # of one prefill step's attention scores
 

@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from openk2.model.config import ModelConfig
-from openk2.model.rope import rope_tables, rotate
+from openk2.model.config import LATENT_EPS, ModelConfig
+from openk2.model.rope import rotate
 
 _QUERY_BLOCK = 256  # queries handled at once: keys after the block are never multiplied
 _SHORT = 64  # documents up to this length share one group: padding them costs less than another call
@@ -202,9 +202,6 @@ def linear(x: Tensor, layer: nn.Linear) -> Tensor:
     return F.linear(x, layer.weight.to(x.dtype))
 
 
-_LATENT_EPS = 1e-6  # of the norms inside MLA: transformers, vLLM and DeepSeek's code all ignore rms_norm_eps there
-
-
 class LatentAttention(nn.Module):
     """MLA: low-rank queries (optional), one compressed latent for keys and values, one shared rotary key."""
 
@@ -216,10 +213,10 @@ class LatentAttention(nn.Module):
             self.q_proj = nn.Linear(hidden, heads * config.qk_head_dim, bias=False)
         else:
             self.q_a_proj = nn.Linear(hidden, config.q_lora_rank, bias=False)
-            self.q_a_layernorm = RMSNorm(config.q_lora_rank, _LATENT_EPS)
+            self.q_a_layernorm = RMSNorm(config.q_lora_rank, LATENT_EPS)
             self.q_b_proj = nn.Linear(config.q_lora_rank, heads * config.qk_head_dim, bias=False)
         self.kv_a_proj_with_mqa = nn.Linear(hidden, config.kv_lora_rank + config.qk_rope_head_dim, bias=False)
-        self.kv_a_layernorm = RMSNorm(config.kv_lora_rank, _LATENT_EPS)
+        self.kv_a_layernorm = RMSNorm(config.kv_lora_rank, LATENT_EPS)
         self.kv_b_proj = nn.Linear(
             config.kv_lora_rank, heads * (config.qk_nope_head_dim + config.v_head_dim), bias=False
         )
@@ -251,6 +248,3 @@ class LatentAttention(nn.Module):
             with self._lock:
                 self.max_logits = peak if self.max_logits is None else torch.maximum(self.max_logits, peak)
         return linear(out.flatten(1), self.o_proj)
-
-
-__all__ = ["LatentAttention", "Packing", "RMSNorm", "attend", "linear", "rope_tables"]

@@ -17,7 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-GROUP = 32
+from openk2.quant.packing import GROUP
+
 _SMALLEST = 1e-30  # a group of zeros keeps a harmless scale
 _DROPPED = (1 << 19) - 1  # low bits of a float32 of which 5 significant ones stay
 _HALF = 1 << 18

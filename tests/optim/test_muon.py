@@ -11,8 +11,9 @@ from openk2.optim.schedule import WSD
 pytest.importorskip("torch")
 import torch
 
-from openk2.model.attention import LatentAttention, Packing, rope_tables
+from openk2.model.attention import LatentAttention, Packing
 from openk2.model.config import ModelConfig
+from openk2.model.rope import rope_tables
 from openk2.model.transformer import Transformer
 from openk2.optim.muon import MuonAdamW, orthogonalise, parameter_groups
 from openk2.optim.qk_clip import qk_clip_all_
