@@ -1,6 +1,6 @@
 """Supervised training on token shards.
 
-python -m openk2.train.sft --data out/data --tokenizer out/tokenizer --out out/run1 --depth 8 --tokens 20M
+k2 train sft --data out/data --tokenizer out/tokenizer --out out/run1 --depth 8 --tokens 20M
 """
 
 from __future__ import annotations
@@ -15,16 +15,19 @@ import click
 from openk2.errors import UserError
 
 _SMALLEST_PART = 2048  # tokens: no document may be longer than a part
-_TOKENIZER_FILES = ("tiktoken.model", "tokenizer_config.json")
+_COUNT, _SHARE, _SECONDS = click.IntRange(1), click.FloatRange(0, 1), click.FloatRange(0, min_open=True)
 
 
 def amount(text: str) -> int:
-    """`20M`, `1.5k`, `3B` or a plain number. Raises UserError on anything else."""
+    """`20M`, `1.5k`, `3B` or a plain number, above 0. Raises UserError on anything else."""
     unit = {"k": 1e3, "m": 1e6, "b": 1e9}.get(text[-1:].lower())
     try:
-        return round(float(text[:-1]) * unit) if unit else int(text.replace("_", ""))
-    except ValueError:
-        raise UserError(f"{text!r} is not an amount; write for example 20M, 500k or 8192.") from None
+        number = round(float(text[:-1]) * unit) if unit else int(text.replace("_", ""))
+    except (ValueError, OverflowError):
+        number = 0
+    if number < 1:
+        raise UserError(f"{text!r} is not an amount; write for example 20M, 500k or 8192.")
+    return number
 
 
 def source(text: str) -> tuple[Path, float | None]:
@@ -47,22 +50,22 @@ def source(text: str) -> tuple[Path, float | None]:
 @click.option("--mimetic", is_flag=True, help="Start attention as a copying circuit instead of at random.")
 @click.option("--depth", type=int, default=8, show_default=True, help="The size dial: layers; width is 32 times that.")
 @click.option("--tokens", default="20M", show_default=True, help="Tokens to train on.")
-@click.option("--seconds", type=float, help="End after so much training time, if that comes first.")
+@click.option("--seconds", type=_SECONDS, help="End after so much training time, if that comes first.")
 @click.option("--batch", default="8192", show_default=True, help="Tokens a step.")
 @click.option("--lr", type=float, default=1e-2, show_default=True)
 @click.option("--adam-scale", type=float, default=0.3, show_default=True, help="AdamW's share of the rate.")
 @click.option("--balance", type=float, default=1e-2, show_default=True, help="Step of the router's selection bias.")
 @click.option("--weight-decay", type=float, default=0.1, show_default=True)
 @click.option("--qk-clip", type=float, default=100.0, show_default=True, help="Largest attention logit allowed.")
-@click.option("--qat-fraction", type=float, default=0.2, show_default=True, help="Last part trained through INT4.")
-@click.option("--warmup", type=float, default=0.02, show_default=True, help="First part with rising rate.")
-@click.option("--decay", type=float, default=0.25, show_default=True, help="Last part with falling rate.")
+@click.option("--qat-fraction", type=_SHARE, default=0.2, show_default=True, help="Last part trained through INT4.")
+@click.option("--warmup", type=_SHARE, default=0.02, show_default=True, help="First part with rising rate.")
+@click.option("--decay", type=_SHARE, default=0.25, show_default=True, help="Last part with falling rate.")
 @click.option("--seed", type=int, default=0, show_default=True)
-@click.option("--threads", type=int, help="CPU threads (default: torch's choice).")
-@click.option("--parts", type=int, help="Parts of a batch, side by side (default: one a core); sets last digits.")
+@click.option("--threads", type=_COUNT, help="CPU threads (default: torch's choice).")
+@click.option("--parts", type=_COUNT, help="Parts of a batch, side by side (default: one a core); sets last digits.")
 @click.option("--checkpoint-minutes", type=float, default=5.0, show_default=True)
-@click.option("--log-every", type=int, default=10, show_default=True)
-@click.option("--max-steps", type=int, help="Pause after this step.")
+@click.option("--log-every", type=_COUNT, default=10, show_default=True)
+@click.option("--max-steps", type=_COUNT, help="Pause after this step.")
 def sft(
     data: tuple[str, ...], out: Path, tokenizer: Path | None, vocab_size: int | None, init: Path | None,
     mimetic: bool, depth: int, tokens: str, seconds: float | None, batch: str, lr: float, adam_scale: float,
@@ -76,13 +79,17 @@ def sft(
     except ImportError:
         raise UserError("Training needs torch; install it with: pip install 'openk2[train]'") from None
 
+    from openk2.model.checkpoint import TOKENIZER_FILES
     from openk2.model.config import ModelConfig
     from openk2.optim.schedule import WSD
+    from openk2.quant.packing import GROUP
     from openk2.train.data import Stream
     from openk2.train.loop import Settings, build, train
     from openk2.train.packing import Packer
     from openk2.train.state import initial_weights
 
+    if warmup + decay > 1:
+        raise UserError(f"--warmup {warmup} and --decay {decay} do not fit into one run; lower one of them.")
     if threads:
         torch.set_num_threads(threads)
     if init:
@@ -94,8 +101,10 @@ def sft(
             raise UserError(f"{tokenizer} has {size} entries but the network {config.vocab_size}; they must agree.")
         config = dataclasses.replace(config, **_special_ids(tokenizer))
         out.mkdir(parents=True, exist_ok=True)
-        for name in _TOKENIZER_FILES:
+        for name in TOKENIZER_FILES:
             shutil.copyfile(tokenizer / name, out / name)
+    if qat_fraction and (config.hidden_size % GROUP or config.moe_intermediate_size % GROUP):
+        raise UserError(f"INT4 needs widths that are multiples of {GROUP}; take an even --depth or --qat-fraction 0.")
     size = amount(batch)
     parts = parts or max(1, min(torch.get_num_threads(), size // _SMALLEST_PART))
     stream = Stream([source(text) for text in data], seed, size // parts)
