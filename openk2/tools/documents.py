@@ -15,21 +15,21 @@ import json
 import os
 import re
 import sqlite3
-import unicodedata
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from openk2.errors import UserError
 from openk2.paths import cache_dir
-from openk2.tools.index import SCHEMA, Document, Index
+from openk2.tools.index import SCHEMA, Document, Index, slug
 
-VERSION = 2  # of what this file makes of content: part of the cache's key
+VERSION = 3  # of what this file makes of content: part of the cache's key
 WIDTH = 300  # characters of a line
 PART_LINES = 5000  # a file of more lines becomes several documents, so that no page of it needs all in memory
 MAX_JSON = 256 << 20  # bytes: a JSON file has to be read whole
 HASHED_WHOLE = 256 << 20  # of a larger file its ends, size and time are hashed
 KEPT_INDEXES = 20
+ID_LENGTH = 60  # characters of a document's id
 
 TEXT = {".txt", ".text", ".md", ".markdown", ".rst", ".log"}
 HTML = {".html", ".htm", ".xhtml"}
@@ -40,6 +40,9 @@ READABLE = TEXT | HTML | TABLE | JSON
 SKIPPED_FOLDERS = {"node_modules", "__pycache__", "venv"}
 
 Skip = Callable[[Path, str], None]  # told of each file that is left out, and why
+
+
+_UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")  # controls, and halves of characters
 
 
 class Unreadable(Exception):
@@ -56,21 +59,23 @@ def index(paths: Iterable[Path], *, on_skip: Skip | None = None, cache: Path | N
     target = folder / f"{content_hash(files)}.sqlite"
     if (cached := _load(target)) is not None:
         return cached
-    skipped: list[str] = []
+    skipped: list[tuple[Path, str]] = []
 
     def skip(path: Path, why: str) -> None:
-        skipped.append(f"{path.name} {why}")
-        if on_skip:
-            on_skip(path, why)
+        skipped.append((path, why))
 
     try:
         made = Index.file(target, read(files, skip))
     except (OSError, sqlite3.Error):  # the cache cannot be written: it is only a cache
         skipped.clear()
         made = Index.memory(read(files, skip))
+    for path, why in skipped:
+        if on_skip:
+            on_skip(path, why)
     if len(made) == 0:
         target.unlink(missing_ok=True)
-        raise UserError(f"The documents have no readable text ({'; '.join(skipped[:3]) or 'they are empty'}).")
+        reasons = "; ".join(f"{path.name} {why}" for path, why in skipped[:3])
+        raise UserError(f"The documents have no readable text ({reasons or 'they are empty'}).")
     _prune(folder)
     return made
 
@@ -124,7 +129,7 @@ def read(files: Iterable[Path], on_skip: Skip | None = None) -> Iterator[Documen
                     if len(part) == PART_LINES:
                         yield _document(name, title, part, number, taken)
                         part, number = [], number + 1
-        except (Unreadable, OSError, ValueError, csv.Error) as error:
+        except (Unreadable, OSError, ValueError, RecursionError, csv.Error) as error:
             if on_skip:
                 why = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
                 on_skip(path, f"cannot be read: {why}" if not isinstance(error, Unreadable) else why)
@@ -133,22 +138,23 @@ def read(files: Iterable[Path], on_skip: Skip | None = None) -> Iterator[Documen
 
 
 def _document(name: str, title: str, lines: list[str], number: int, taken: dict[str, int]) -> Document:
-    wanted = slug(name if number == 1 else f"{name} part {number}")
+    wanted = document_id(name if number == 1 else f"{name} part {number}")
     id, count = wanted, taken.get(wanted, 0)
     while id in taken:
         count += 1
         id = f"{wanted}-{count + 1}"
     taken[wanted] = count
     taken[id] = 0
+    title = _UNPRINTABLE.sub(" ", title).strip() or id  # a file's name may hold bytes that are no text
     return Document(id, title if number == 1 else f"{title} (part {number})", tuple(lines))
 
 
-def slug(name: str) -> str:
+def document_id(name: str) -> str:
     """A name as it stands in a citation: lower-case letters, digits and hyphens."""
-    plain = "".join(c for c in unicodedata.normalize("NFKD", name.lower()) if not unicodedata.combining(c))
-    latin = "-".join(re.findall(r"[a-z0-9]+", plain))
-    whole = latin if len(latin) * 2 >= len(plain) else "-".join(re.findall(r"\w+", plain))  # other scripts stay
-    return whole[:60].strip("-") or "document"
+    latin = slug(name, ID_LENGTH)
+    if len(latin) * 2 >= min(len(name), ID_LENGTH):
+        return latin or "document"
+    return "-".join(re.findall(r"\w+", name.lower()))[:ID_LENGTH].strip("-") or latin or "document"  # another script
 
 
 # ------------------------------------------------------------------------------------------------ formats
@@ -331,7 +337,7 @@ def _shown(value: Any) -> str:
 def wrapped(text: str, width: int = WIDTH) -> Iterator[str]:
     """The lines of `text` without the empty ones; a longer one is cut after a sentence, else a word, else anywhere."""
     for line in text.splitlines():
-        rest = re.sub(r"[^\S\t]+|\t+|[\x00-\x1f\x7f]", " ", line).strip()
+        rest = re.sub(rf"[^\S\t]+|\t+|{_UNPRINTABLE.pattern}", " ", line).strip()
         while len(rest) > width:
             window = rest[: width + 1]
             sentence = max((m.end() for m in re.finditer(r"[.!?;。！？](?=\s)|[。！？]", window[:width])), default=0)

@@ -8,7 +8,7 @@ import pytest
 
 from openk2.errors import UserError
 from openk2.tools import documents
-from openk2.tools.documents import index, list_files, read, slug, wrapped
+from openk2.tools.documents import document_id, index, list_files, read, wrapped
 from openk2.tools.index import Document
 
 
@@ -93,8 +93,26 @@ def test_long_lines_are_cut_between_sentences():
 
 
 def test_names_are_unique_and_plain():
-    assert slug("Été à_la PLAGE (2).final") == "ete-a-la-plage-2-final"
-    assert slug("Привет мир") == "привет-мир" and slug("***") == "document"
+    assert document_id("Été à_la PLAGE (2).final") == "ete-a-la-plage-2-final"
+    assert document_id("Привет мир") == "привет-мир" and document_id("***") == "document"
+    assert document_id("x" * 99) == "x" * 60 and document_id("word " * 30) == "-".join(["word"] * 12)
+    assert document_id("日本の報告 2024") == "日本の報告-2024" and document_id("漢字") == "漢字" and document_id("é" * 99) == "e" * 60
+
+
+def test_names_and_texts_that_are_no_text(tmp_path: Path):
+    """Bytes of a file's name that are not UTF-8, and halves of characters in JSON: SQLite takes neither."""
+    (tmp_path / os.fsdecode(b"caf\xe9.txt")).write_text("Ferns have fronds.")
+    (tmp_path / "half.json").write_text(r'{"title": "\ud800", "text": "' + r"Mosses \udfff have no roots. " * 40 + '"}')
+    found = index([tmp_path], cache=tmp_path / "cache")
+    assert found.search("fronds")[0].title == "caf" and found.search("roots")
+
+
+def test_json_nested_deeper_than_python_goes(tmp_path: Path):
+    (tmp_path / "good.txt").write_text("text")
+    (tmp_path / "deep.json").write_text('{"a":' * 900 + "1" + "}" * 900)
+    skipped: list[str] = []
+    list(read(list_files([tmp_path]), lambda path, _: skipped.append(path.name)))
+    assert skipped in ([], ["deep.json"])  # read or told, as this Python's stack allows
 
 
 def test_same_names_and_long_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -142,7 +160,11 @@ def test_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 def test_a_cache_that_cannot_be_written_is_no_error(tmp_path: Path):
     (tmp_path / "a.txt").write_text("Ferns have fronds.")
     (tmp_path / "file").write_text("in the way")
-    assert index([tmp_path / "a.txt"], cache=tmp_path / "file" / "cache").search("fronds")
+    (tmp_path / "b.txt").write_bytes(bytes(9))
+    skipped: list[Path] = []
+    files = [tmp_path / "a.txt", tmp_path / "b.txt"]
+    found = index(files, on_skip=lambda path, _: skipped.append(path), cache=tmp_path / "file" / "cache")
+    assert found.search("fronds") and skipped == files[1:]  # told once
 
 
 def test_errors_say_what_to_do(tmp_path: Path):
