@@ -22,6 +22,13 @@ TOOLS = ("search", "open", "find", "calculator", "python")
 STEPS = 300  # replies; what K2 Thinking was measured with
 
 
+async def close(*parts: object) -> None:
+    """End what providers and tools keep open: connections, processes."""
+    for part in parts:
+        if ending := getattr(part, "aclose", None):
+            await ending()
+
+
 @dataclass(frozen=True)
 class Setup:
     """`model` is `nano`, a checkpoint folder, or a name served at `base_url`; None takes what is there."""

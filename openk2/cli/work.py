@@ -12,7 +12,7 @@ from openk2.agent import context
 from openk2.agent.events import RunFinished
 from openk2.agent.log import Log, runs_dir
 from openk2.agent.loop import Loop
-from openk2.agent.setup import Setup
+from openk2.agent.setup import Setup, close
 from openk2.agent.sources import Source, sources
 from openk2.cli.terminal import Terminal
 from openk2.errors import UserError
@@ -63,9 +63,7 @@ def _run(log: Log, terminal: Terminal) -> tuple[RunFinished, Index | None]:
             terminal.wait(f"{provider.name} is reading")
             return await Loop(log, provider, tools, watch=terminal.watch).run()
         finally:
-            for part in (provider, *tools.values()):
-                if close := getattr(part, "aclose", None):
-                    await close()
+            await close(provider, *tools.values())
 
     return asyncio.run(run()), index
 

@@ -17,7 +17,7 @@ from openk2.agent import context
 from openk2.agent.events import ToolFinished
 from openk2.agent.log import Log
 from openk2.agent.loop import Loop
-from openk2.agent.setup import Setup
+from openk2.agent.setup import Setup, close
 from openk2.errors import UserError
 from openk2.evals.judge import Verdict, judge, wilson
 from openk2.evals.suites import Material, Task, find_suite, tasks
@@ -49,7 +49,7 @@ def answer_tasks(setup: Setup, chunk: list[Task]) -> list[Outcome]:
         try:
             return [await _answer(setup, provider, index, task, scratch / str(n)) for n, task in enumerate(chunk)]
         finally:
-            await _close(provider)
+            await close(provider)
 
     with TemporaryDirectory(prefix="k2-eval-") as scratch:
         return asyncio.run(answer_all(Path(scratch)))
@@ -67,7 +67,7 @@ async def _answer(setup: Setup, provider: Provider, index: Index | None, task: T
                 raise
             error = str(failure)
         finally:
-            await _close(*tools.values())
+            await close(*tools.values())
         events = list(log.events)
     judgement = judge(task, answer)
     return Outcome(
@@ -80,12 +80,6 @@ async def _answer(setup: Setup, provider: Provider, index: Index | None, task: T
         seconds=round(time.monotonic() - began, 3),
         error=error,
     )
-
-
-async def _close(*parts: Any) -> None:
-    for part in parts:
-        if close := getattr(part, "aclose", None):
-            await close()
 
 
 def summary(name: str, outcomes: list[Outcome]) -> dict[str, Any]:

@@ -48,6 +48,7 @@ class Tool:
     output_limit: int = DEFAULT_OUTPUT_LIMIT
     egress: bool = False
     schema: dict[str, Any] | None = None  # given where the signature does not tell it (a remote tool)
+    close: Callable[[], None] | None = None  # ends what it keeps running between calls
 
     @cached_property
     def arguments_model(self) -> Any:
@@ -73,24 +74,30 @@ class Tool:
         values = self._validated(arguments)
         if isinstance(values, ToolResult):
             return values
+        clock = asyncio.timeout(self.timeout)
         try:
-            async with asyncio.timeout(self.timeout):
+            async with clock:
                 if inspect.iscoroutinefunction(self.function):
                     value = await self.function(**values)
                 else:
                     value = await _in_thread(self.function, values)
-        except TimeoutError:
-            return ToolResult(f"{self.name} did not finish within {self.timeout:g} seconds and was stopped.", True)
+            return self._result(value)
         except (ToolError, UserError) as error:
             return self._result(ToolResult(str(error), True))
         except Exception as error:
+            if clock.expired():  # a TimeoutError may also be the function's own
+                return ToolResult(f"{self.name} did not finish within {self.timeout:g} seconds and was stopped.", True)
             return self._result(ToolResult(f"{type(error).__name__}: {error}", True))
-        return self._result(value)
+
+    async def aclose(self) -> None:
+        """End what the tool keeps running between calls."""
+        if self.close is not None:
+            await asyncio.to_thread(self.close)
 
     def _validated(self, arguments: str) -> dict[str, Any] | ToolResult:
         try:
             data = json.loads(arguments) if arguments.strip() else {}
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             return self._refused(f"the arguments are not valid JSON: {error}")
         if not isinstance(data, dict):
             return self._refused("the arguments must be one JSON object")

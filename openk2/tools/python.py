@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from pathlib import Path
 
 from openk2.sandbox.box import Box, Tier
@@ -35,4 +36,4 @@ def python_tool(
             raise
         return ToolResult(outcome.text, outcome.is_error)
 
-    return python
+    return replace(python, close=box.close)

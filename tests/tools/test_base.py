@@ -82,6 +82,22 @@ def test_async_tools_and_other_values():
     assert run(add, a=2, b=3) == ToolResult("5")
 
 
+def test_whatever_happens_the_model_gets_a_text():
+    @tool(timeout=None)
+    def odd(what: str) -> object:
+        """Do odd things."""
+        if what == "own timeout":
+            raise TimeoutError("the other side is silent")
+        loop: list[object] = []
+        loop.append(loop)
+        return loop
+
+    assert run(odd, what="own timeout") == ToolResult("TimeoutError: the other side is silent", True)
+    assert run(odd, what="circle").content.startswith("ValueError: Circular")
+    deep = asyncio.run(odd.run('{"what":' + "[" * 100_000))
+    assert deep.is_error and "not valid JSON" in deep.content
+
+
 def test_what_a_model_cannot_read_is_refused():
     with pytest.raises(UserError, match="no docstring"):
 

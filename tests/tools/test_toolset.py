@@ -43,6 +43,17 @@ def test_what_cannot_be_built_is_said():
         toolset(["python"])
 
 
+def test_closing_python_ends_its_process(tmp_path: Path):
+    python = toolset(["python"], workspace=tmp_path)["python"]
+
+    async def closed() -> str:
+        await python.run('{"code": "x = 1"}')
+        await python.aclose()
+        return (await python.run('{"code": "x"}')).content
+
+    assert asyncio.run(closed()) == "NameError: name 'x' is not defined"
+
+
 def test_python(tmp_path: Path):
     python = toolset(["python"], workspace=tmp_path)["python"]
     assert list(python.parameters["properties"]) == ["code"] and not python.idempotent
