@@ -96,7 +96,8 @@ def test_names_are_unique_and_plain():
     assert document_id("Été à_la PLAGE (2).final") == "ete-a-la-plage-2-final"
     assert document_id("Привет мир") == "привет-мир" and document_id("***") == "document"
     assert document_id("x" * 99) == "x" * 60 and document_id("word " * 30) == "-".join(["word"] * 12)
-    assert document_id("日本の報告 2024") == "日本の報告-2024" and document_id("漢字") == "漢字" and document_id("é" * 99) == "e" * 60
+    assert document_id("日本の報告 2024") == "日本の報告-2024" and document_id("漢字") == "漢字"
+    assert document_id("é" * 99) == "e" * 60
 
 
 def test_names_and_texts_that_are_no_text(tmp_path: Path):
