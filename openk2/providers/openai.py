@@ -10,10 +10,10 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import aclosing
 from functools import lru_cache
 from typing import Any
-from urllib.parse import urlsplit
 
 import httpx
 
@@ -51,12 +51,12 @@ class OpenAIProvider:
         tries: int = TRIES,
         pauses: Sequence[float] = PAUSES,
     ) -> None:
-        parts = urlsplit(base_url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise UserError(f"{base_url!r} is not a base URL; it looks like http://localhost:8000/v1.")
         self.model = model
-        self.base_url = base_url.rstrip("/").removesuffix("/chat/completions")
-        self.key = key or os.environ.get("OPENK2_API_KEY") or os.environ.get("OPENAI_API_KEY")
+        self.base_url = base_url.strip().rstrip("/").removesuffix("/chat/completions")
+        self._host = _host(self.base_url)
+        self.key = (key or os.environ.get("OPENK2_API_KEY") or os.environ.get("OPENAI_API_KEY") or "").strip()
+        if not (self.key.isascii() and self.key.isprintable()):
+            raise UserError("The API key holds characters that no key has; copy it again.")
         self.tries, self.pauses = tries, pauses
         self.without: set[str] = set()  # optional fields that this server refuses
         self.policy = "send"  # reasoning: "send" as it is, "fill" with "" where absent, "drop" where refused
@@ -76,8 +76,9 @@ class OpenAIProvider:
             self.model = await self._only_model()
         for attempt in range(self.tries):
             try:
-                async for piece in self._attempt(messages, tools, limits):
-                    yield piece
+                async with aclosing(self._attempt(messages, tools, limits)) as pieces:
+                    async for piece in pieces:
+                        yield piece
                 return
             except Transient as failure:
                 if attempt == self.tries - 1:
@@ -99,7 +100,7 @@ class OpenAIProvider:
         try:
             response = await self._http().get(f"{self.base_url}/models", headers=self._headers())
             return [entry["id"] for entry in response.json()["data"]] if response.status_code == 200 else []
-        except httpx.TransportError as error:
+        except httpx.RequestError as error:
             raise self._unreachable(error) from None
         except (ValueError, KeyError, TypeError):
             return []
@@ -114,7 +115,7 @@ class OpenAIProvider:
 
     async def _attempt(
         self, messages: Sequence[Message], tools: Sequence[ToolSpec], limits: Limits
-    ) -> AsyncIterator[Delta | Reply]:
+    ) -> AsyncGenerator[Delta | Reply]:
         while True:
             body = self._body(messages, tools, limits)
             url = f"{self.base_url}/chat/completions"
@@ -148,15 +149,13 @@ class OpenAIProvider:
                 raise Transient("the server could not be reached") from None
             except httpx.TimeoutException:
                 raise Transient("the server was silent for too long") from None
-            except httpx.TransportError as error:
+            except httpx.RequestError as error:
                 raise Transient(f"the connection broke ({type(error).__name__})") from None
-            except httpx.InvalidURL as error:
-                raise UserError(f"{self.base_url!r} is not a base URL: {error}.") from None
 
     def _http(self) -> httpx.AsyncClient:
         if self._client is None:
             # A proxy set for the outside world must not catch requests to a server on this machine.
-            local = urlsplit(self.base_url).hostname in ("localhost", "127.0.0.1", "::1", "0.0.0.0")
+            local = self._host in ("localhost", "127.0.0.1", "::1", "0.0.0.0")
             secure = self.base_url.startswith("https")
             self._client = httpx.AsyncClient(timeout=TIMEOUT, trust_env=not local, verify=secure)
         return self._client
@@ -272,6 +271,8 @@ class Assembly:
     def _call(self, call: dict[str, Any]) -> list[Delta]:
         function = call.get("function") or {}
         name, arguments, id = function.get("name") or "", function.get("arguments") or "", call.get("id") or ""
+        if not isinstance(arguments, str):  # some servers send the object itself
+            arguments = json.dumps(arguments, ensure_ascii=False)
         key = call.get("index", id or None)
         slot = self._slots.get(key, -1) if key is not None else len(self.calls) - 1
         # Some servers give every call the index 0: a new id with a name is a new call.
@@ -302,6 +303,17 @@ class Assembly:
         if calls and finish == "stop":
             finish = "tool_calls"
         return Reply(message, _usage(self.usage, message, sent), finish)
+
+
+def _host(base_url: str) -> str:
+    """Raises UserError for what is no URL of a server."""
+    try:
+        url = httpx.URL(base_url)
+    except httpx.InvalidURL:
+        url = httpx.URL()
+    if url.scheme not in ("http", "https") or not url.host or (url.port or 0) > 65535:
+        raise UserError(f"{base_url!r} is not a base URL; it looks like http://localhost:8000/v1.")
+    return url.host
 
 
 @lru_cache(maxsize=4096)

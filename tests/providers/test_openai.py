@@ -93,6 +93,13 @@ def test_calls_of_unusual_servers(serve: Serve, given: str) -> None:
     assert end.finish_reason == "tool_calls"
 
 
+def test_arguments_that_come_as_an_object(serve: Serve) -> None:
+    call = {"index": 0, "id": "id0", "function": {"name": "t", "arguments": {"city": "Zürich"}}}
+    server = serve(lambda *_: [delta(tool_calls=[call]), finish("tool_calls"), DONE])
+    (made,) = reply(provider(server.url)).message.tool_calls
+    assert made == ToolCall("id0", "t", '{"city": "Zürich"}')
+
+
 def test_usage_in_its_forms(serve: Serve) -> None:
     forms = [
         ({"prompt_tokens": 9, "completion_tokens": 4, "cached_tokens": 7}, Usage(9, 7, 0, 4)),
@@ -253,8 +260,12 @@ def test_unreachable_and_wrong_addresses() -> None:
         port = free.getsockname()[1]
     with pytest.raises(UserError, match=f"No server answers at http://127.0.0.1:{port}/v1"):
         reply(provider(f"http://127.0.0.1:{port}/v1"))
-    with pytest.raises(UserError, match="is not a base URL"):
-        OpenAIProvider("m", "localhost:8000")
+    for url in ("localhost:8000", "http://", "http://[::1", "http://h:99999/v1", "ftp://h/v1", ""):
+        with pytest.raises(UserError, match="is not a base URL"):
+            OpenAIProvider("m", url)
+    with pytest.raises(UserError, match="copy it again"):
+        OpenAIProvider("m", "http://h", key="schlüssel")
+    assert OpenAIProvider("m", " http://h/v1/ ", key="sk-1\n").key == "sk-1"
 
 
 def test_only_model_is_taken(serve: Serve) -> None:
@@ -279,7 +290,7 @@ def test_cancelling_closes_the_connection(serve: Serve) -> None:
         await source.aclose()
         return time.monotonic() - begin
 
-    assert asyncio.run(run()) < 2
+    assert asyncio.run(run()) < 15  # the server would go on for 30
 
 
 def test_events_at_every_cut() -> None:
