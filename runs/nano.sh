@@ -14,7 +14,7 @@ train() { k2 train sft --tokenizer "$out/tokenizer" --parts 2 --threads 2 --seed
 
 # 1. Copying: attention starts as a copying circuit and learns to copy and to recall any token (three minutes).
 k2 synth copying --tokenizer "$out/tokenizer" --out "$out/copying" --tokens 1600000 --seed 0
-train --data "$out/copying" --out "$out/stage1" --depth 8 --mimetic --tokens 0.65M --batch 4096 --lr 2e-3 --warmup 0.03 --decay 0 --qat-fraction 0
+train --data "$out/copying" --out "$out/stage1" --depth 8 --mimetic --tokens 1.6M --max-steps 158 --batch 4096 --lr 2e-3 --warmup 0.03 --decay 0 --qat-fraction 0
 
 # 2. Trajectories: executed searches and computations; the last fifth is trained through INT4 (an hour).
 k2 synth trajectories --data "$data" --tokenizer "$out/tokenizer" --out "$out/trajectories" --count 60000 --seed 1

@@ -16,8 +16,6 @@ from openk2.chat.template import generation_prompt, render_message
 from openk2.chat.tokenizer import Tokenizer
 from openk2.synth.shards import Tokens, load_tokenizer, write_tokens
 
-SHARD = 200_000  # tokens a shard
-
 
 class Copying:
     """Documents of token ids with their masks."""
@@ -60,15 +58,13 @@ class Copying:
 
 
 def make(tokenizer_path: Path, out: Path, tokens: int, seed: int, say: Callable[[str], None] = print) -> None:
-    """Write shards of about `tokens` tokens in all. Raises UserError for a tokenizer that is missing or too large."""
+    """Write one shard of about `tokens` tokens. Raises UserError for a tokenizer that is missing or too large."""
     copying = Copying(load_tokenizer(tokenizer_path), seed)
     out.mkdir(parents=True, exist_ok=True)
+    documents: list[Tokens] = []
     made = 0
     while made < tokens:
-        documents: list[Tokens] = []
-        size = 0
-        while size < min(SHARD, tokens - made):
-            documents.append(copying.draw())
-            size += len(documents[-1][0])
-        made += write_tokens(out / f"copy{seed}-{made // SHARD:04d}", documents)
+        documents.append(copying.draw())
+        made += len(documents[-1][0])
+    write_tokens(out / f"copy{seed}", documents)
     say(f"{made / 1e6:.2f}M tokens in {out}")

@@ -31,7 +31,7 @@ def test_the_same_seed_gives_the_same_documents(tokenizer: Tokenizer) -> None:
 def test_shards(tokenizer_folder: Path, tmp_path: Path) -> None:
     said: list[str] = []
     make(tokenizer_folder, tmp_path, 3000, 0, said.append)
-    lengths = np.fromfile(tmp_path / "copy0-0000.idx", np.int32)
-    ids = np.fromfile(tmp_path / "copy0-0000.bin", np.uint16)
-    assert lengths.sum() == len(ids) == len(np.fromfile(tmp_path / "copy0-0000.mask", np.uint8)) >= 3000
+    lengths = np.fromfile(tmp_path / "copy0.idx", np.int32)
+    ids = np.fromfile(tmp_path / "copy0.bin", np.uint16)
+    assert lengths.sum() == len(ids) == len(np.fromfile(tmp_path / "copy0.mask", np.uint8)) >= 3000
     assert said == [f"0.00M tokens in {tmp_path}"]
