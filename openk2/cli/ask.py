@@ -17,7 +17,7 @@ from openk2.cli import settings
     help="agent uses tools, chat only answers.",
 )  # fmt: skip
 @click.option(
-    "--docs", envvar="OPENK2_DOCS", multiple=True, metavar="PATH",
+    "--docs", envvar="OPENK2_DOCS", multiple=True, type=click.Path(), metavar="PATH",
     help="Files or folders to search instead of the embedded library; may be given several times.",
 )  # fmt: skip
 @click.option("--model", envvar="OPENK2_MODEL", help="nano (embedded), a checkpoint folder, or a name at --base-url.")
@@ -48,24 +48,23 @@ def command(
 
     text = " ".join(question).strip()
     if text == "-":
-        text = sys.stdin.read().strip()
+        text = sys.stdin.buffer.read().decode("utf-8", "replace").strip()
     if not text:
         raise UserError('The question is empty; write it after the command: k2 ask "How high is Mount Kenya?"')
-    for path in docs:
-        if not Path(path).exists():
-            raise UserError(f"There is no file or folder {path}; correct --docs.")
+    # Absolute paths: a run may be resumed from another folder.
+    places = [Path(path).expanduser().absolute() for path in docs]
+    for given, place in zip(docs, places, strict=True):
+        if not place.exists():
+            raise UserError(f"There is no file or folder {given}; correct --docs.")
 
     from openk2.agent.log import Log, new_id, runs_dir
     from openk2.agent.setup import STEPS, Setup
     from openk2.cli.work import work
 
-    # Absolute paths: a run may be resumed from another folder.
-    places = tuple(str(Path(path).resolve()) for path in docs)
-    if model and not base_url and Path(model).is_dir():
-        model = str(Path(model).resolve())
-    setup = Setup(
-        "chat" if mode == "chat" else "agent", model, base_url, places, steps or STEPS, max_tokens, max_seconds
-    )
+    if model and model != "nano" and not base_url and Path(model).expanduser().is_dir():
+        model = str(Path(model).expanduser().absolute())
+    kind = "chat" if mode == "chat" else "agent"
+    setup = Setup(kind, model, base_url, tuple(map(str, places)), steps or STEPS, max_tokens, max_seconds)
     started = setup.started(new_id(), text)  # before the folder is made: an unknown model leaves nothing behind
     with Log.create((run_dir or runs_dir()) / started.run) as log:
         log.append(started)

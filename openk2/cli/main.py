@@ -26,6 +26,9 @@ VERBS = {
     "doctor": "Tell what this machine offers.",
 }
 
+# What is wrong with a path that a person gave, where no room says it in better words.
+ACCESS = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP}
+
 
 class Verbs(click.Group):
     """Imports a verb only when it is called."""
@@ -77,6 +80,8 @@ def run(args: list[str] | None = None) -> int:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             place = f" at {error.filename}" if error.filename else ""
             return _say(f"The disk is full{place}; free some space and run this again.", 2)
+        if error.filename and error.errno in ACCESS:
+            return _say(f"{error.filename} cannot be used ({error.strerror}); name another or change its rights.", 2)
         return _fault(error)
     except Exception as error:
         return _fault(error)
@@ -106,6 +111,3 @@ def _fault(error: Exception) -> int:
             continue
     return _say(f"{said}\n{text}", 1)
 
-
-if __name__ == "__main__":
-    main()

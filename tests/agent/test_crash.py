@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import random
-import signal
-import subprocess
 import sys
-import time
 from collections import Counter
 from pathlib import Path
 
 from crash_program import STEPS
+from killing import check_no_finished_call_ran_again, kill_and_go_on  # type: ignore[import-not-found]
 
 from openk2.agent import log
 from openk2.agent.events import ReplyReceived, ToolFinished, ToolStarted
@@ -27,20 +25,15 @@ def test_kill_at_twenty_random_moments(tmp_path: Path) -> None:
         rounds += 1
         folder, effects = tmp_path / f"run{rounds}", tmp_path / f"effects{rounds}"
         command = [sys.executable, str(PROGRAM), str(folder), str(effects)]
-        while True:
-            child = subprocess.Popen(command, stdout=subprocess.PIPE)
-            if kills < KILLS:
-                deadline = time.monotonic() + 20
-                while not (folder / log.LOG).exists() and child.poll() is None and time.monotonic() < deadline:
-                    time.sleep(0.001)
-                time.sleep(dice.uniform(0.0, 0.12))
-                child.send_signal(signal.SIGKILL)
-            out, _ = child.communicate(timeout=60)
-            if child.returncode == 0:
-                break
-            assert child.returncode == -signal.SIGKILL
-            kills += 1
-        assert out == b"All done.\n"
+        out, killed = kill_and_go_on(
+            command,
+            KILLS - kills,
+            ready=(folder / log.LOG).exists,
+            delay=lambda: dice.uniform(0.0, 0.12),
+            again=lambda command=command: command,
+        )
+        kills += killed
+        assert out == "All done.\n"
         check(log.read(folder), Counter(effects.read_text().split("\n")[:-1]))
 
 
@@ -49,12 +42,7 @@ def check(events: list, effects: Counter[str]) -> None:
     finished = [e for e in events if isinstance(e, ToolFinished)]
     assert len(finished) == 2 * STEPS == len({(e.reply, e.index) for e in finished})  # each call answered once
     assert sum(isinstance(e, ReplyReceived) for e in events) == STEPS + 1  # no reply was asked for twice
-    done: set[tuple[int, int]] = set()
-    for event in events:
-        if isinstance(event, ToolStarted):
-            assert (event.reply, event.index) not in done, "a finished call was run again"
-        elif isinstance(event, ToolFinished):
-            done.add((event.reply, event.index))
+    check_no_finished_call_ran_again(events)
     for n in range(STEPS):
         assert effects[f"write {n}"] <= 1, "a call that is not idempotent was repeated"
         assert effects[f"look {n}"] >= 1

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
+import resource
 import signal
 import subprocess
 import sys
@@ -22,7 +24,7 @@ from openk2.cli.main import run
 
 Serve = Callable[..., Any]
 FACTS = "Kenya has 47 counties.\nIts capital is Nairobi.\n"
-K2 = [sys.executable, "-P", "-m", "openk2.cli.main"]
+K2 = [sys.executable, "-P", "-m", "openk2"]
 
 
 @pytest.fixture
@@ -128,6 +130,7 @@ def test_budget_ends_with_the_best_so_far(serve: Serve, home: Path, capsys: pyte
         ([], "The question is empty"),
         (["  "], "The question is empty"),
         (["q", "--docs", "/nowhere/at/all"], "There is no file or folder /nowhere/at/all"),
+        (["q", "--docs", "/proc/1/root/notes"], "/proc/1/root/notes"),
         (["q", "--model", "kimi"], "There is no model 'kimi'"),
         (["q", "--base-url", "http://127.0.0.1:9/v1", "--model", "m"], "No server answers at http://127.0.0.1:9/v1"),
         (["q", "--base-url", "localhost"], "is not a base URL"),
@@ -142,6 +145,34 @@ def test_bad_input_is_one_sentence(
 ) -> None:
     assert ask(*args) == 2
     assert said_so in error_of(capsys)
+
+
+def test_question_from_standard_input(
+    serve: Serve, home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server = serve(lambda *_: said("Hello."))
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"caf\xe9?\n"), "utf-8"))
+    assert ask("-", "--mode", "chat", "--base-url", server.url) == 0
+    assert server.requests[0]["messages"][-1]["content"] == "caf\ufffd?"
+    assert capsys.readouterr().out == "Hello.\n"
+
+
+def test_docs_from_the_settings(
+    serve: Serve, docs: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One path as a string; several in the variable as in PATH; `~` is the home."""
+    server = serve(searcher)
+    config = docs.parent / "config" / "openk2" / "config.toml"
+    config.parent.mkdir(parents=True)
+    config.write_text(f'docs = "{docs}"\nbase_url = "{server.url}"\n')
+    assert ask("Capital?") == 0
+    more = docs.parent / "more notes"
+    more.mkdir()
+    (more / "chad.txt").write_text("Chad has lakes.")
+    monkeypatch.setenv("HOME", str(docs.parent))
+    monkeypatch.setenv("OPENK2_DOCS", f"{docs}:~/more notes")
+    assert ask("Capital?") == 0
+    assert capsys.readouterr().out.count("Nairobi [kenya:2]") == 2
 
 
 def test_bad_checkpoints(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -228,11 +259,12 @@ def test_control_c_stops_cleanly_and_names_the_way_on(serve: Serve, home: Path) 
     server = serve(lambda s, _: [delta(reasoning_content="hm"), 30.0] if len(s.requests) == 1 else said("At last."))
     command = [*K2, "ask", "q", "--base-url", server.url, "--run-dir", str(home / "runs")]
     child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    while not server.requests:
+    deadline = time.monotonic() + 60
+    while not server.requests and child.poll() is None and time.monotonic() < deadline:
         time.sleep(0.01)
     time.sleep(0.3)
     child.send_signal(signal.SIGINT)
-    _, err = child.communicate(timeout=20)
+    _, err = child.communicate(timeout=60)
     assert child.returncode == 130
     found = re.search(r"k2: stopped; `k2 (runs resume .*)` goes on", err)
     assert found and "Traceback" not in err
@@ -243,7 +275,7 @@ def test_control_c_stops_cleanly_and_names_the_way_on(serve: Serve, home: Path) 
 
 def test_a_reader_that_goes_away_is_no_error(home: Path) -> None:
     child = subprocess.Popen(f"{' '.join(K2)} --help | true", shell=True, stderr=subprocess.PIPE)
-    assert child.communicate(timeout=20)[1] == b""
+    assert child.communicate(timeout=60)[1] == b""
 
 
 def test_a_fault_of_ours_is_one_sentence_with_a_file(
@@ -288,9 +320,15 @@ def test_the_way_of_a_question_imports_no_torch(home: Path) -> None:
 
 
 def test_help_is_quick(home: Path) -> None:
+    """In processor time, which does not grow while other programs wait for the same cores."""
+
+    def used() -> float:
+        usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return usage.ru_utime + usage.ru_stime
+
     spent = []
     for _ in range(5):
-        begin = time.monotonic()
+        before = used()
         subprocess.run([*K2, "--help"], capture_output=True, check=True)
-        spent.append(time.monotonic() - begin)
+        spent.append(used() - before)
     assert min(spent) < 0.2

@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import random
 import re
-import signal
-import subprocess
 import sys
-import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from killing import check_no_finished_call_ran_again, kill_and_go_on  # type: ignore[import-not-found]
 from stub_server import called, said  # type: ignore[import-not-found]
 
 from openk2.agent import log
-from openk2.agent.events import ToolFinished, ToolStarted
+from openk2.agent.events import ToolFinished
 
-K2 = [sys.executable, "-P", "-m", "openk2.cli.main"]
+K2 = [sys.executable, "-P", "-m", "openk2"]
 KILLS = 8
 STEPS = 6
 CODE = "with open('effects.txt', 'a') as f: n = f.write('{step}\\\\n')\\nprint({step} * 111)"
@@ -40,38 +38,36 @@ def test_killed_and_resumed(serve: Callable[..., Any], home: Path) -> None:
     kills = rounds = 0
     while kills < KILLS:
         rounds += 1
-        runs = home / f"runs{rounds}"
-        where = ["--run-dir", str(runs)]
-        command = [*K2, "ask", "Add up.", "--base-url", server.url, *where]
-        while True:
-            seen = len(server.requests)
-            child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-            if kills < KILLS:
-                deadline = time.monotonic() + 30
-                while len(server.requests) == seen and child.poll() is None and time.monotonic() < deadline:
-                    time.sleep(0.002)
-                time.sleep(dice.uniform(0.0, 0.4))
-                child.send_signal(signal.SIGKILL)
-            out, err = child.communicate(timeout=120)
-            if child.returncode == 0:
-                break
-            assert child.returncode == -signal.SIGKILL, err
-            kills += 1
-            command = [*K2, "runs", "resume", "last", *where]
-        assert out.startswith("The sum is done [kenya:1].\n\nSources\n  [kenya:1] Kenya")
-        check(next(log.folders(runs)))
+        kills += one_run(server, home / f"runs{rounds}", KILLS - kills, dice)
+        check(next(log.folders(home / f"runs{rounds}")))
+
+
+def one_run(server: Any, runs: Path, kills: int, dice: random.Random) -> int:
+    """Each process is killed some time after its first request; returns how many were."""
+    where = ["--run-dir", str(runs)]
+    seen = len(server.requests)
+
+    def resume() -> list[str]:
+        nonlocal seen
+        seen = len(server.requests)
+        return [*K2, "runs", "resume", "last", *where]
+
+    out, killed = kill_and_go_on(
+        [*K2, "ask", "Add up.", "--base-url", server.url, *where],
+        kills,
+        ready=lambda: len(server.requests) > seen,
+        delay=lambda: dice.uniform(0.0, 0.4),
+        again=resume,
+    )
+    assert out.startswith("The sum is done [kenya:1].\n\nSources\n  [kenya:1] Kenya")
+    return killed
 
 
 def check(folder: Path) -> None:
     events = log.read(folder)
     finished = Counter((e.reply, e.index) for e in events if isinstance(e, ToolFinished))
     assert len(finished) == 2 * STEPS and set(finished.values()) == {1}
-    done: set[tuple[int, int]] = set()
-    for event in events:
-        if isinstance(event, ToolStarted):
-            assert (event.reply, event.index) not in done
-        elif isinstance(event, ToolFinished):
-            done.add((event.reply, event.index))
+    check_no_finished_call_ran_again(events)
     effects = Counter((folder / log.WORKSPACE / "effects.txt").read_text().split())
     assert max(effects.values()) == 1, "python code ran twice"
     results = [e.content for e in events if isinstance(e, ToolFinished) and e.name == "python"]

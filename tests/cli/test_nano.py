@@ -5,17 +5,15 @@ from __future__ import annotations
 import json
 import os
 import random
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
+from killing import check_no_finished_call_ran_again, kill_and_go_on  # type: ignore[import-not-found]
 
 from openk2.agent import log
-from openk2.agent.events import ToolFinished, ToolStarted
 from openk2.paths import NANO
 
 # OPENK2_TEST_MODEL: another checkpoint folder to put through the same.
@@ -23,7 +21,7 @@ MODEL = os.environ.get("OPENK2_TEST_MODEL", "nano")
 pytestmark = pytest.mark.skipif(
     MODEL == "nano" and not (NANO / "config.json").exists(), reason="the embedded model is not in this checkout"
 )
-K2 = [sys.executable, "-P", "-m", "openk2.cli.main"]
+K2 = [sys.executable, "-P", "-m", "openk2"]
 QUESTION = "Which of Kenya, Ghana and Chad has the most people per square kilometre?"
 KILLS = 20
 
@@ -74,30 +72,22 @@ def test_killed_at_twenty_random_moments(whole: dict[str, Any], tmp_path: Path) 
     while kills < KILLS:
         rounds += 1
         runs = tmp_path / f"runs{rounds}"
-        command = ask(runs, "--json")
-        while True:
-            child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-            if kills < KILLS:
-                deadline = time.monotonic() + 30
-                while not list(log.folders(runs)) and child.poll() is None and time.monotonic() < deadline:
-                    time.sleep(0.002)
-                time.sleep(dice.uniform(0.2, whole["seconds"] + 1.0))
-                child.send_signal(signal.SIGKILL)
-            out, err = child.communicate(timeout=120)
-            if child.returncode == 0:
-                break
-            assert child.returncode == -signal.SIGKILL, err
-            kills += 1
-            folder = next(log.folders(runs))
-            begun = (folder / log.LOG).read_bytes().count(b"\n") > 0  # else there is nothing to resume: ask again
-            command = [*K2, "runs", "resume", "last", "--json", "--run-dir", str(runs)] if begun else command
+
+        def go_on(runs: Path = runs) -> list[str]:
+            begun = (next(log.folders(runs)) / log.LOG).read_bytes().count(b"\n") > 0  # else nothing can be resumed
+            resume = [*K2, "runs", "resume", "last", "--json", "--run-dir", str(runs)]
+            return resume if begun else ask(runs, "--json")
+
+        out, killed = kill_and_go_on(
+            ask(runs, "--json"),
+            KILLS - kills,
+            ready=lambda runs=runs: bool(list(log.folders(runs))),
+            delay=lambda: dice.uniform(0.2, whole["seconds"] + 1.0),
+            again=go_on,
+        )
+        kills += killed
         got = json.loads(out)
         answers = (got["answer"], got["sources"], got["steps"], got["messages"])
         if not any("interrupted" in m["content"] for m in got["messages"] if m["role"] == "tool"):
             assert answers == (whole["answer"], whole["sources"], whole["steps"], whole["messages"])
-        done: set[tuple[int, int]] = set()
-        for event in log.read(next(log.folders(runs))):
-            if isinstance(event, ToolStarted):
-                assert (event.reply, event.index) not in done, "a finished call was run again"
-            elif isinstance(event, ToolFinished):
-                done.add((event.reply, event.index))
+        check_no_finished_call_ran_again(log.read(next(log.folders(runs))))
