@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from pathlib import Path
 
 import pytest
@@ -90,15 +89,16 @@ def test_bad_calls_are_answered_and_not_run(tmp_path: Path) -> None:
 
 
 def test_independent_idempotent_calls_run_together(tmp_path: Path) -> None:
+    together = asyncio.Barrier(8)
+
     @tool(idempotent=True)
     async def wait(n: int) -> str:
-        """Wait a little."""
-        await asyncio.sleep(0.2)
+        """Wait for the seven others."""
+        async with asyncio.timeout(30):
+            await together.wait()
         return str(n)
 
-    begin_time = time.monotonic()
     work(begin(tmp_path / "r"), [call(*(("wait", f'{{"n": {n}}}') for n in range(8))), say("ok")], {"wait": wait})
-    assert time.monotonic() - begin_time < 1.2
     contents = [m.content for m in context.messages(log.read(tmp_path / "r")) if m.role == "tool"]
     assert contents == [str(n) for n in range(8)]
 
@@ -161,7 +161,7 @@ def test_budget_of_seconds_stops_a_reply_and_a_tool(tmp_path: Path) -> None:
                 yield piece
                 await asyncio.sleep(30)
 
-    opened = begin(tmp_path / "a", budget=Budget(seconds=0.3))
+    opened = begin(tmp_path / "a", budget=Budget(seconds=1.0))
     with opened:
         end = asyncio.run(Loop(opened, Slow([say("The start of it")]), {}).run())
     assert (end.reason, end.answer) == ("budget", "The start of it")
@@ -173,7 +173,7 @@ def test_budget_of_seconds_stops_a_reply_and_a_tool(tmp_path: Path) -> None:
         return "late"
 
     end = work(begin(tmp_path / "b", budget=Budget(seconds=0.3)), [call(("sleep", "{}"))], {"sleep": sleep})
-    assert end.reason == "budget" and end.seconds < 2
+    assert end.reason == "budget" and end.seconds < 20
 
 
 def test_seconds_do_not_count_between_stop_and_resume() -> None:

@@ -174,7 +174,7 @@ def test_closing_the_stream_stops_the_model(tmp_path: Path, tokenizer: Path) -> 
         return time.monotonic()
 
     left = asyncio.run(leave_early())  # waits for the worker thread
-    assert time.monotonic() - left < 2
+    assert time.monotonic() - left < 10  # the whole window would take far longer
     _, reply = run(provider, USER, limits=Limits(max_tokens=3))
     assert reply.usage.completion == 3
 

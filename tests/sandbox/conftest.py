@@ -9,7 +9,7 @@ from openk2.sandbox.box import TIERS, Box, Tier, probe
 from openk2.sandbox.policy import Policy
 
 MiB = 1 << 20
-SMALL = Policy(4.0, 256 * MiB, processes=32, file_size=4 * MiB, disk=64 * MiB, output=10_000, output_stop=16 * MiB)
+SMALL = Policy(20.0, 256 * MiB, processes=32, file_size=4 * MiB, disk=64 * MiB, output=10_000, output_stop=16 * MiB)
 MISSING = {report.tier: report.detail for report in map(probe, TIERS) if not report.works}
 
 

@@ -70,9 +70,9 @@ def test_long_output_keeps_both_ends(box: Box):
 
 
 def test_what_a_thread_prints_later_is_nobodys_answer(box: Box):
-    code = "import threading, time\nt = threading.Timer(0.05, lambda: print('late', flush=True)); t.start()"
+    code = "import threading, time\nt = threading.Timer(0.3, lambda: print('late', flush=True)); t.start()"
     assert box.call(code).text == "(no output)"
-    time.sleep(0.2)
+    time.sleep(1.5)
     assert box.call("'mine'").text == "'mine'"
 
 
@@ -81,13 +81,21 @@ def test_it_can_be_killed_from_another_thread(box: Box):
     threading.Timer(0.2, box.kill).start()
     start = time.monotonic()
     assert box.call("while True: pass").is_error
-    assert time.monotonic() - start < 2
+    assert time.monotonic() - start < 15
     assert box.call("3").text == f"{RESTARTED}\n3"
 
 
 def living(pids: Iterable[int]) -> set[int]:
     """Which of them still run; one that init has not yet reaped does not."""
     return {process.pid for process in processes.table().values() if process.pid in set(pids) and not process.dead}
+
+
+def left_after(seconds: float, pids: Iterable[int]) -> set[int]:
+    """Which of them still run after so long, at most."""
+    deadline = time.monotonic() + seconds
+    while (left := living(pids)) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return left
 
 
 def test_nothing_is_left(make_box: Callable[..., Box]):
@@ -98,8 +106,7 @@ def test_nothing_is_left(make_box: Callable[..., Box]):
     pids = set(running._members())
     assert pids
     box.close()
-    time.sleep(0.05)
-    assert not living(pids)
+    assert not left_after(10, pids)
 
 
 def test_the_box_ends_when_the_host_is_killed(tier: str, tmp_path: Path):
@@ -119,10 +126,7 @@ def test_the_box_ends_when_the_host_is_killed(tier: str, tmp_path: Path):
     time.sleep(0.2)
     os.kill(host.pid, signal.SIGKILL)
     host.wait()
-    deadline = time.monotonic() + 3
-    while (left := living(pids)) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert not left
+    assert not left_after(10, pids)
 
 
 def test_without_a_boundary_nothing_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

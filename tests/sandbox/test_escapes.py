@@ -80,7 +80,6 @@ for path in {targets!r}:
             act(); print("WROTE", path)
         except OSError as error:
             print(type(error).__name__)
-os.truncate
 for act in (lambda: os.truncate("{tmp_path}/kept", 0), lambda: os.open("{tmp_path}/kept", os.O_TRUNC | os.O_RDONLY),
             lambda: os.unlink("{tmp_path}/kept")):
     try:
@@ -169,10 +168,12 @@ a, b = socket.socketpair(); a.send(b"x"); print("pair", b.recv(1))
 """
     outcome = box.call(code)
     assert "CONNECTED" not in outcome.text and "pair b'x'" in outcome.text, outcome
-    time.sleep(0.05)
+    time.sleep(0.2)
     assert listener.heard == []
     socket.create_connection(listener.tcp).close()  # the listener does hear whom it can
-    time.sleep(0.05)
+    deadline = time.monotonic() + 10
+    while not listener.heard and time.monotonic() < deadline:
+        time.sleep(0.01)
     assert len(listener.heard) == 1
 
 
@@ -240,7 +241,7 @@ def test_ten_gigabytes_of_output(box: Box, code: str):
     outcome = box.call(code)
     assert outcome.is_error and "printed over 16 MB" in outcome.text, outcome.text[-200:]
     assert len(outcome.text) < 2 * box.policy.output and "left out" in outcome.text
-    assert time.monotonic() - start < 4
+    assert time.monotonic() - start < 15  # before its timeout
     assert processes.table()[os.getpid()].resident - before < 64 << 20
     assert box.call("1").text.startswith(RESTARTED)
 
@@ -258,9 +259,9 @@ print("before")
 spin()
 """
     start = time.monotonic()
-    outcome = box.call(code, 1.0)
-    assert outcome.text == "before\nTimeoutError: the code ran for 1 seconds and was stopped." and outcome.is_error
-    assert time.monotonic() - start < 4
+    outcome = box.call(code, 2.0)
+    assert outcome.text == "before\nTimeoutError: the code ran for 2 seconds and was stopped." and outcome.is_error
+    assert time.monotonic() - start < 15
     assert box.call("before = 1; before").text == f"{RESTARTED}\n1"
     assert box.call("before").text == "1"  # said once
 
@@ -282,7 +283,7 @@ while not os.path.exists("heartbeat"): time.sleep(0.01)
 
 @pytest.mark.parametrize("ending", ["", "\nwhile True: pass", "\nos._exit(0)", "\nos.kill(os.getpid(), 11)"])
 def test_a_daemon_does_not_outlive_its_call(box: Box, ending: str):
-    box.call(DAEMON + ending, 1.0)
+    box.call(DAEMON + ending, 3.0)
     heartbeat = box.workspace / "heartbeat"
     time.sleep(0.1)
     last = heartbeat.read_text()

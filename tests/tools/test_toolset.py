@@ -66,7 +66,7 @@ def test_python(tmp_path: Path):
 
 @pytest.mark.parametrize("after", [0.0, 0.01, 0.03, 0.3])
 def test_python_can_be_cancelled(tmp_path: Path, after: float):
-    python = toolset(["python"], workspace=tmp_path, policy=Policy(timeout=30))["python"]
+    python = toolset(["python"], workspace=tmp_path, policy=Policy(timeout=60))["python"]
 
     async def cancelled() -> ToolResult:
         call = asyncio.create_task(python.run(json.dumps({"code": "while True: pass"})))
@@ -79,7 +79,7 @@ def test_python_can_be_cancelled(tmp_path: Path, after: float):
     start = time.monotonic()
     content = asyncio.run(cancelled()).content
     assert content.endswith("1") and (after == 0.0 or content.startswith("The Python process was restarted"))
-    assert time.monotonic() - start < 5
+    assert time.monotonic() - start < 30
 
 
 def test_importing_tools_is_cheap():
