@@ -6,7 +6,7 @@ local model sampled for this message: they are the truth for the engine and are 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 Role = Literal["system", "user", "assistant", "tool"]
@@ -71,14 +71,7 @@ class Message:
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Message:
-        message = cls.from_wire(data)
-        ids = data.get("token_ids")
-        if not ids:
-            return message
-        return cls(
-            message.role, message.content, message.reasoning, message.tool_calls, message.tool_call_id, message.name,
-            tuple(ids),
-        )
+        return replace(cls.from_wire(data), token_ids=tuple(data.get("token_ids") or ()))
 
 
 @dataclass(frozen=True, slots=True)

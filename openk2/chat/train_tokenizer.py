@@ -46,10 +46,12 @@ def train(texts: Iterable[str], vocab_size: int, folder: str | Path) -> Tokenize
     tokens = [*_byte_order(), *(number.encode() for number in NUMBERS), *learned]
     out = Path(folder)
     out.mkdir(parents=True, exist_ok=True)
-    lines = (b64encode(token).decode() + f" {rank}\n" for rank, token in enumerate(tokens))
-    (out / "tiktoken.model").write_text("".join(lines), encoding="ascii")
     config = tokenizer_config(len(tokens), N_SPECIAL)
     (out / "tokenizer_config.json").write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", "utf-8")
+    lines = (b64encode(token).decode() + f" {rank}\n" for rank, token in enumerate(tokens))
+    part = out / "tiktoken.model.part"
+    part.write_text("".join(lines), encoding="ascii")
+    part.replace(out / "tiktoken.model")  # last and at once: where it stands, the tokenizer is whole
     return Tokenizer.load(out)
 
 

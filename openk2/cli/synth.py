@@ -51,6 +51,8 @@ def corpus(data: Path, out: Path, seed: int) -> None:
     from openk2.synth.corpus import corpus as texts
 
     out.parent.mkdir(parents=True, exist_ok=True)
-    with out.open("w", encoding="utf-8") as file:
+    part = out.with_name(out.name + ".part")  # a killed run must not leave half a corpus that looks whole
+    with part.open("w", encoding="utf-8") as file:
         file.writelines(text + "\n" for text in texts(data, seed))
+    part.replace(out)
     click.echo(f"{out.stat().st_size / 1e6:.1f} MB of text in {out}")

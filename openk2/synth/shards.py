@@ -27,9 +27,10 @@ def load_tokenizer(path: Path) -> Tokenizer:
 
 def write_tokens(path: Path, documents: list[Tokens]) -> int:
     """Write one shard; it exists once its `.idx` does. Returns the number of tokens."""
-    np.asarray([i for ids, _ in documents for i in ids], np.uint16).tofile(path.with_suffix(".bin"))
-    np.asarray([m for _, mask in documents for m in mask], np.uint8).tofile(path.with_suffix(".mask"))
+    # Not ndarray.tofile, whose error for a full disk does not say so.
+    path.with_suffix(".bin").write_bytes(np.asarray([i for ids, _ in documents for i in ids], np.uint16).tobytes())
+    path.with_suffix(".mask").write_bytes(np.asarray([m for _, mask in documents for m in mask], np.uint8).tobytes())
     part = path.with_suffix(".part")
-    np.asarray([len(ids) for ids, _ in documents], np.int32).tofile(part)
+    part.write_bytes(np.asarray([len(ids) for ids, _ in documents], np.int32).tobytes())
     part.replace(path.with_suffix(".idx"))
     return sum(len(ids) for ids, _ in documents)

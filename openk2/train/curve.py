@@ -10,7 +10,9 @@ from openk2.errors import UserError
 
 
 def draw(runs: Sequence[Path], out: Path) -> None:
-    """Draw one line a run into the image `out`. Raises UserError when a run has no metrics or matplotlib is missing."""
+    """Draw one line a run into the image `out`. Raises UserError when a run has no metrics,
+    matplotlib is missing, or the ending of `out` is no kind of picture.
+    """
     try:
         import matplotlib
     except ImportError:
@@ -36,8 +38,12 @@ def draw(runs: Sequence[Path], out: Path) -> None:
     middle.set(ylabel="learning rate")
     bottom.set(ylabel="largest logit", xlabel="million tokens")
     out.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(out, dpi=120)
-    plt.close(figure)
+    try:
+        figure.savefig(out, dpi=120)
+    except ValueError as error:  # an ending that is no kind of picture
+        raise UserError(f"{out} cannot be drawn ({error}); name it *.png or *.svg.") from None
+    finally:
+        plt.close(figure)
 
 
 def _metrics(run: Path) -> list[dict[str, float]]:

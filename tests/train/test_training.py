@@ -156,9 +156,33 @@ def test_bad_data_is_told_in_a_sentence(tmp_path: Path) -> None:
         Stream([(data, None)], 0, 512)
     with pytest.raises(UserError, match="longer than the batch"):
         Stream([(shards(tmp_path / "long"), None)], 0, 4)
-    with pytest.raises(UserError, match="not an amount"):
-        amount("many")
+    for text in ("many", "", "0", "-3", "infM", "nank"):
+        with pytest.raises(UserError, match="not an amount"):
+            amount(text)
     assert (amount("1.5k"), amount("20M"), amount("8192")) == (1500, 20_000_000, 8192)
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["--depth", "3"], "INT4 needs widths that are multiples of 32; take an even --depth"),
+        (["--depth", "2", "--warmup", "0.6", "--decay", "0.6"], "do not fit into one run"),
+        (["--depth", "2", "--tokens", "0"], "'0' is not an amount"),
+        (["--depth", "2", "--log-every", "0"], "--log-every"),
+        (["--depth", "1"], "A depth of 1 is too small"),
+    ],
+)
+def test_bad_options_are_told_before_the_work(
+    tmp_path: Path, options: list[str], says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from openk2.cli.main import run as k2
+
+    data = shards(tmp_path / "data")
+    out = ["--out", str(tmp_path / "run"), "--vocab-size", "64", "--batch", "512"]
+    assert k2(["train", "sft", "--data", str(data), *out, *options]) == 2
+    err = capsys.readouterr().err
+    assert says in err and err.count("\n") == 1
+    assert not (tmp_path / "run/state.pt").exists()
 
 
 def test_curve_is_drawn(tmp_path: Path) -> None:
@@ -168,6 +192,8 @@ def test_curve_is_drawn(tmp_path: Path) -> None:
     run(shards(tmp_path / "data"), tmp_path / "run", Settings(tokens=3000, qat_fraction=0.4))
     draw([tmp_path / "run"], tmp_path / "curve.png")
     assert (tmp_path / "curve.png").stat().st_size > 10_000
+    with pytest.raises(UserError, match=r"name it \*\.png"):
+        draw([tmp_path / "run"], tmp_path / "curve.docs")
     with pytest.raises(UserError, match=r"no metrics\.jsonl"):
         draw([tmp_path / "data"], tmp_path / "curve.png")
 
