@@ -110,4 +110,3 @@ def _fault(error: Exception) -> int:
         except OSError:
             continue
     return _say(f"{said}\n{text}", 1)
-

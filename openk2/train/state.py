@@ -16,9 +16,7 @@ from openk2.optim.muon import MuonAdamW
 from openk2.train.packing import Packer
 
 
-def save_state(
-    path: Path, model: Transformer, optimizer: MuonAdamW, packer: Packer, progress: dict[str, Any]
-) -> None:
+def save_state(path: Path, model: Transformer, optimizer: MuonAdamW, packer: Packer, progress: dict[str, Any]) -> None:
     """Weights, optimizer, random state and data position, atomically. Raises UserError when the disk is full."""
     data = {
         "config": model.config.to_hf(), "model": model.tensors(), "optimizer": optimizer.state_dict(),

@@ -11,7 +11,7 @@ from openk2.chat.tokenizer import Tokenizer
 from openk2.chat.train_tokenizer import MIN_VOCAB, train
 
 TEXTS = [
-    'The population of "Kenya" is 57,532,493 (2025). [kenya:3] Kenya\'s density isn\'t known.\n',
+    "The population of \"Kenya\" is 57,532,493 (2025). [kenya:3] Kenya's density isn't known.\n",
     "Compute x = 12_345 * 678 in Python: print(x / 2)\n\nfunctions.search:0 functions.python:1",
     '{"query": "Kenya population", "k": 3} C:\\path\\name user_name the_population Ärzte naïve 漢字 かな',
 ] * 5
