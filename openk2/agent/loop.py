@@ -32,7 +32,7 @@ from openk2.agent.events import (
 from openk2.agent.log import Log
 from openk2.chat.messages import ToolCall
 from openk2.errors import UserError
-from openk2.providers.base import Delta, Limits, Provider, Reply
+from openk2.providers.base import Delta, Limits, Provider, Reply, WindowFull
 from openk2.tools.base import Tool, ToolResult
 
 E = TypeVar("E", bound=Event)
@@ -41,6 +41,10 @@ Approve = Callable[[ToolCall], Awaitable[bool]]
 
 INTERRUPTED = "interrupted, outcome unknown: this call was running when the process ended. Check before repeating it."
 NO_ANSWER = "The model thought about the question but wrote no answer; ask again, or in other words."
+NO_ROOM = (
+    "No answer was reached before the conversation filled the model's window; ask a narrower question, or use a model"
+    " with a longer window."
+)
 EMPTY_REPLIES = 2  # in a row: the first is asked for again
 SECOND_TEMPERATURE = 0.7  # a greedy model would only repeat the empty reply
 
@@ -77,6 +81,10 @@ class Loop:
             if not clock.expired():
                 raise
             return self._finish_on_budget()
+        except WindowFull:
+            if not context.replies(self.log.events):  # the question itself is too long
+                raise
+            return self._finish("length", context.best_answer(self.log.events) or NO_ROOM)
         except asyncio.CancelledError:
             self._append(RunStopped(why="cancelled"))
             raise

@@ -20,7 +20,7 @@ _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\u
 PREVIEW = 32  # characters of a result beside its call, at least
 NOTES = {
     "budget": "The budget is used up; this is the best answer so far.",
-    "length": "The answer was cut at the model's limit of tokens.",
+    "length": "The model's limit of tokens was reached; the answer may be cut.",
 }
 SOURCE_WIDTH = 300  # characters of a source's line
 

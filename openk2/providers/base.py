@@ -7,8 +7,13 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal, Protocol
 
 from openk2.chat.messages import Message, ToolSpec
+from openk2.errors import UserError
 
 FinishReason = Literal["stop", "length", "tool_calls"]
+
+
+class WindowFull(UserError):
+    """The conversation is longer than the model reads: no later try can help."""
 
 
 @dataclass(frozen=True, slots=True)

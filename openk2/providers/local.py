@@ -22,7 +22,7 @@ from openk2.chat.tokenizer import Tokenizer
 from openk2.engine import Engine, Session
 from openk2.errors import UserError
 from openk2.model.checkpoint import profile_of
-from openk2.providers.base import Delta, FinishReason, Limits, Reply, Usage
+from openk2.providers.base import Delta, FinishReason, Limits, Reply, Usage, WindowFull
 
 READ_CHUNK = 512  # ids read between two looks at whether the reply is still wanted
 SHOW_SECONDS = 1 / 60  # deltas are gathered this long: waking the reader for each token would slow the writer
@@ -58,7 +58,7 @@ class LocalProvider:
         prompt = self.prompt(messages, tools)
         room = self.engine.window - len(prompt)
         if room < 1:
-            raise UserError(
+            raise WindowFull(
                 f"The conversation is {len(prompt)} tokens long and {self.name} reads at most {self.engine.window}; "
                 "ask a shorter question or use a model with a longer window."
             )

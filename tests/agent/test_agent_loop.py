@@ -20,10 +20,10 @@ from openk2.agent.events import (
     ToolFinished,
     ToolStarted,
 )
-from openk2.agent.loop import INTERRUPTED, Loop
+from openk2.agent.loop import INTERRUPTED, NO_ROOM, Loop
 from openk2.chat.messages import Message
 from openk2.errors import UserError
-from openk2.providers.base import Limits, Usage
+from openk2.providers.base import Limits, Usage, WindowFull
 from openk2.providers.scripted import ScriptedProvider, call, say
 from openk2.tools.base import Tool, tool
 from openk2.tools.calculator import calculator
@@ -256,6 +256,19 @@ def test_provider_error_is_written_down_and_the_run_goes_on(tmp_path: Path) -> N
     assert isinstance(log.read(tmp_path / "r")[-1], RunStopped)
     assert work(log.Log.open(tmp_path / "r"), [*steps, say("42")]).answer == "42"
     assert work(log.Log.open(tmp_path / "r"), []).answer == "42"  # a finished run only gives its answer
+
+
+def test_a_full_window_ends_the_run_with_the_best_answer_so_far(tmp_path: Path) -> None:
+    def full(_: object) -> Message:
+        raise WindowFull("The conversation is too long.")
+
+    draft = Message("assistant", "About 40.", "", call(("calculator", SEARCHES[0])).tool_calls)
+    end = work(begin(tmp_path / "a"), [draft, full])
+    assert (end.reason, end.answer, end.steps) == ("length", "About 40.", 1)
+    end = work(begin(tmp_path / "b"), [call(("calculator", SEARCHES[0])), full])
+    assert (end.reason, end.answer) == ("length", NO_ROOM)
+    with pytest.raises(UserError, match="too long"):
+        work(begin(tmp_path / "c"), [full])
 
 
 def test_approval_is_asked_where_a_tool_wants_it(tmp_path: Path) -> None:
