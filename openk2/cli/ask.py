@@ -54,8 +54,8 @@ def command(
     # Absolute paths: a run may be resumed from another folder.
     places = [Path(path).expanduser().absolute() for path in docs]
     for given, place in zip(docs, places, strict=True):
-        if not place.exists():
-            raise UserError(f"There is no file or folder {given}; correct --docs.")
+        if not given or not place.exists():  # an empty path would be the folder we stand in
+            raise UserError(f"There is no file or folder {given or repr(given)}; correct --docs.")
 
     from openk2.agent.log import Log, new_id, runs_dir
     from openk2.agent.setup import STEPS, Setup

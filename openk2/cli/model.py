@@ -82,7 +82,7 @@ def _find(name: str) -> tuple[ModelConfig, Path | None]:
         return ModelConfig.preset(name), None
     if name.startswith("depth:") and name[6:].isdigit():
         return ModelConfig.from_depth(int(name[6:])), None
-    if name == "nano" and not NANO.exists():
+    if name == "nano" and not (NANO / "config.json").exists():
         raise UserError("The embedded model is not in this checkout; name a checkpoint folder or a preset.")
     folder = NANO if name == "nano" else Path(name)
     if not folder.is_dir():

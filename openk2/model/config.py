@@ -238,8 +238,8 @@ class ModelConfig:
         The head is tied to the embedding: a token that attention copies forward is then recognised by the head with
         no further learning, for every token of the vocabulary, also those never copied in training. n=8 is nano.
         """
-        if n < 2:
-            raise UserError(f"A depth of {n} is too small; use at least 2.")
+        if not 2 <= n <= 1000:
+            raise UserError(f"A depth of {n} is too {'small' if n < 2 else 'large'}; use 2 to 1000.")
         values: dict[str, Any] = {
             "hidden_size": 32 * n, "num_hidden_layers": n, "num_attention_heads": max(1, n // 2),
             "intermediate_size": 64 * n, "moe_intermediate_size": 16 * n,

@@ -39,7 +39,7 @@ def read_state(path: Path) -> dict[str, Any]:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        raise UserError(f"{path} is not a readable training state ({error}); remove it to start anew.") from None
+        raise UserError(f"{path} is not a readable training state ({error}); restore it or name another.") from None
 
 
 def load_state(path: Path, model: Transformer, optimizer: MuonAdamW, packer: Packer) -> dict[str, Any]:

@@ -130,6 +130,7 @@ def test_budget_ends_with_the_best_so_far(serve: Serve, home: Path, capsys: pyte
         ([], "The question is empty"),
         (["  "], "The question is empty"),
         (["q", "--docs", "/nowhere/at/all"], "There is no file or folder /nowhere/at/all"),
+        (["q", "--docs", ""], "There is no file or folder ''; correct --docs"),
         (["q", "--docs", "/proc/1/root/notes"], "/proc/1/root/notes"),
         (["q", "--model", "kimi"], "There is no model 'kimi'"),
         (["q", "--base-url", "http://127.0.0.1:9/v1", "--model", "m"], "No server answers at http://127.0.0.1:9/v1"),

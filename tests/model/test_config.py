@@ -53,6 +53,8 @@ def test_depth_is_the_one_dial() -> None:
     assert nano.count().total < 16e6 and ModelConfig.from_depth(12).count().total > nano.count().total
     with pytest.raises(UserError, match="too small"):
         ModelConfig.from_depth(1)
+    with pytest.raises(UserError, match="too large"):
+        ModelConfig.from_depth(10**11)
 
 
 def test_bad_configurations_are_told_in_a_sentence(tmp_path: Path) -> None:
@@ -66,6 +68,14 @@ def test_bad_configurations_are_told_in_a_sentence(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(UserError, match="lacks hidden_size"):
         ModelConfig.from_folder(tmp_path)
+    for text, says in (("[]", "not one JSON object"), ('{"text_config": null}', "lacks hidden_size")):
+        (tmp_path / "config.json").write_text(text)
+        with pytest.raises(UserError, match=says):
+            ModelConfig.from_folder(tmp_path)
+    whole = ModelConfig.from_depth(4).to_hf()
+    for wrong in ({"num_experts_per_tok": "two"}, {"n_group": 0}):
+        with pytest.raises(UserError, match="fits no model"):
+            ModelConfig.from_hf(whole | wrong)
     with pytest.raises(UserError, match="neither a checkpoint folder"):
         describe(str(tmp_path / "nowhere"))
     with pytest.raises(UserError, match="not supported"):
@@ -107,9 +117,11 @@ def test_a_broken_checkpoint_is_told_in_a_sentence(tmp_path: Path) -> None:
     file.write_bytes(file.read_bytes()[:-1])
     with pytest.raises(UserError, match="cut short"):
         load(tmp_path)
-    file.write_bytes(b"\xff" * 40)
-    with pytest.raises(UserError, match="cannot be read"):
-        load(tmp_path)
+    headers = (b"[1]", b'{"a": 1}', b'{"a": {}}', b"{")
+    for data in (b"", b"\xff" * 40, *(len(text).to_bytes(8, "little") + text for text in headers)):
+        file.write_bytes(data)
+        with pytest.raises(UserError, match="cannot be read"):
+            load(tmp_path)
     file.unlink()
     with pytest.raises(UserError, match=r"no \.safetensors"):
         load(tmp_path)
