@@ -24,7 +24,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty home: no settings, no runs, no caches of the person who runs the tests."""
     for name in ("CONFIG", "DATA", "CACHE"):
         monkeypatch.setenv(f"XDG_{name}_HOME", str(tmp_path / name.lower()))
-    for name in ("MODEL", "BASE_URL", "DOCS", "STEPS", "MAX_TOKENS", "MAX_SECONDS", "RUN_DIR", "MODE", "API_KEY"):
+    for name in ("MODEL", "BASE_URL", "DOCS", "STEPS", "MAX_TOKENS", "MAX_SECONDS", "RUN_DIR", "MODE", "API_KEY", "QUIET"):
         monkeypatch.delenv(f"OPENK2_{name}", raising=False)
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     return tmp_path

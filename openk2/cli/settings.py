@@ -37,8 +37,14 @@ def read() -> dict[str, Any]:
         raise UserError(f"{path} is not valid TOML: {error}.") from None
     if unknown := sorted(set(values) - set(NAMES)):
         raise UserError(f"{path} has the unknown setting {unknown[0]!r}; known are {', '.join(NAMES)}.")
-    if isinstance(docs := values.get("docs"), str):
-        values["docs"] = [docs]
+    if isinstance(values.get("docs"), str):
+        values["docs"] = [values["docs"]]
+    texts = [(name, values[name]) for name in ("model", "base_url", "mode", "run_dir") if name in values]
+    docs = values.get("docs", [])
+    texts += [("docs", entry) for entry in (docs if isinstance(docs, list) else [docs])]
+    for name, value in texts:
+        if not isinstance(value, str):
+            raise UserError(f"{path} has {value!r} for {name}; write a text in quotes.")
     return values
 
 

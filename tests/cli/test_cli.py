@@ -194,6 +194,10 @@ def test_unknown_verb_and_bad_settings(home: Path, capsys: pytest.CaptureFixture
     config.write_text("modle = 'x'")
     assert ask("q") == 2
     assert "unknown setting 'modle'" in error_of(capsys)
+    for line in ("run_dir = 5", "docs = 5", "docs = ['a', 5]"):
+        config.write_text(line)
+        assert ask("q") == 2
+        assert "write a text in quotes" in error_of(capsys)
     config.write_text("model = ")
     assert ask("q") == 2
     assert "is not valid TOML" in error_of(capsys)
