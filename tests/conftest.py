@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from openk2.cli import settings
+
 
 @pytest.fixture
 def serve() -> Iterator[Callable[..., Any]]:
@@ -24,7 +26,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty home: no settings, no runs, no caches of the person who runs the tests."""
     for name in ("CONFIG", "DATA", "CACHE"):
         monkeypatch.setenv(f"XDG_{name}_HOME", str(tmp_path / name.lower()))
-    for name in ("MODEL", "BASE_URL", "DOCS", "STEPS", "MAX_TOKENS", "MAX_SECONDS", "RUN_DIR", "MODE", "API_KEY", "QUIET"):
-        monkeypatch.delenv(f"OPENK2_{name}", raising=False)
+    for name in (*settings.NAMES, "api_key"):
+        monkeypatch.delenv(f"OPENK2_{name.upper()}", raising=False)
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     return tmp_path
