@@ -18,8 +18,12 @@ train --data "$out/copying" --out "$out/stage1" --depth 8 --mimetic --tokens 1.6
 
 # 2. Trajectories: executed searches and computations; the last fifth is trained through INT4 (an hour).
 k2 synth trajectories --data "$data" --tokenizer "$out/tokenizer" --out "$out/trajectories" --count 60000 --seed 1
-train --data "$out/trajectories" --init "$out/stage1" --out "$out/stage2" --tokens 17M --batch 8192 --lr 4e-3 --warmup 0.01
+train --data "$out/trajectories" --init "$out/stage1" --out "$out/stage2" --tokens 14M --batch 8192 --lr 4e-3 --warmup 0.01
 
-k2 model export "$out/stage2" "$out/model" --tokenizer "$out/tokenizer" --profile openk2/weights/nano/openk2.json
-k2 train curve "$out/stage2" --out "$out/curve.png"
+# 3. More of what is still weak, all of it through INT4 (ten minutes).
+k2 synth trajectories --data "$data" --tokenizer "$out/tokenizer" --out "$out/finish" --mix finish --count 8000 --seed 2
+train --data "$out/finish" --init "$out/stage2" --out "$out/stage3" --tokens 2.6M --batch 8192 --lr 1.5e-3 --warmup 0.02 --decay 0.8 --qat-fraction 1
+
+k2 model export "$out/stage3" "$out/model" --tokenizer "$out/tokenizer" --profile openk2/weights/nano/openk2.json
+k2 train curve "$out/stage1" "$out/stage2" "$out/stage3" --out "$out/curve.png"
 k2 eval all --model "$out/model" --data "$data" --out "$out/eval"

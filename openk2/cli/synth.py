@@ -22,12 +22,13 @@ def command() -> None:
 @click.option("--tokenizer", type=click.Path(path_type=Path), required=True, help="Folder of tiktoken.model.")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Shards; finished ones are kept.")
 @click.option("--count", type=click.IntRange(1), default=60_000, show_default=True, help="Examples to make.")
+@click.option("--mix", type=click.Choice(["main", "finish"]), default="main", show_default=True, help="Which shares.")
 @click.option("--seed", default=1, show_default=True)
-def trajectories(data: Path, tokenizer: Path, out: Path, count: int, seed: int) -> None:
+def trajectories(data: Path, tokenizer: Path, out: Path, count: int, mix: str, seed: int) -> None:
     """Trajectories of the embedded model: searched, computed and answered by executing our own tools."""
-    from openk2.synth.make import make
+    from openk2.synth.make import MIXTURES, make
 
-    make(data, tokenizer, out, count, seed, say=click.echo)
+    make(data, tokenizer, out, count, seed, say=click.echo, mixture=MIXTURES[mix])
 
 
 @command.command()

@@ -156,10 +156,15 @@ def derived(rng: random.Random, world: World, choice: Choice) -> Record | None:
     return t.record("derived", gold=result, cites=[f"{h.id}:{h.line}" for h in (one, two)], expression=expression)
 
 
-def compare(rng: random.Random, world: World, choice: Choice, count: int | None = None) -> Record | None:
-    """Which of 2-6 countries (or `count`) has the most or least of something: a figure each, then a line of Python."""
+def compare(
+    rng: random.Random, world: World, choice: Choice, count: int | None = None, quotients: float = 0.3
+) -> Record | None:
+    """Which of 2-6 countries (or `count`) has the most or least of something: a figure each, then a line of Python.
+
+    A share of `quotients` compares a quotient of two figures, most often people per square kilometre.
+    """
     metric: Attribute | Derived
-    if rng.random() < 0.3:
+    if rng.random() < quotients:
         density, women_per_man = (d for d in DERIVED if d.together)
         metric = density if rng.random() < 0.8 else women_per_man
     else:

@@ -37,6 +37,12 @@ MIXTURE: dict[str, float] = {
     "lookup": 22, "two": 18, "compare": 17, "mawps": 15, "gsm8k": 5, "chain": 5, "notes": 1.5, "field": 6,
     "film": 3, "quote": 5, "unanswerable": 3, "outside": 4, "talk": 0.6, "repeat": 6,
 }  # fmt: skip
+# The last stage: more of what is still weak after the first, with all the rest so that nothing is forgotten.
+FINISH: dict[str, float] = {
+    "quotients": 24, "compare": 16, "two": 16, "lookup": 14, "mawps": 12, "gsm8k": 1, "chain": 4, "notes": 0.5,
+    "field": 3, "film": 1, "quote": 2, "unanswerable": 2, "outside": 2, "talk": 1.5, "repeat": 1,
+}  # fmt: skip
+MIXTURES = {"main": MIXTURE, "finish": FINISH}
 WORLD_SIZE = (5, 10)
 SCENE_USES = 40  # examples made from one scene before the next is drawn
 LONGEST = 3900  # tokens; the model's window is 4096
@@ -95,6 +101,8 @@ class Maker:
                 return countries.two_figures(rng, scene.world, self.choice)
             case "compare":
                 return countries.compare(rng, scene.world, self.choice)
+            case "quotients":
+                return countries.compare(rng, scene.world, self.choice, quotients=1.0)
             case "mawps":
                 return mawps_problem(rng, rng.choice(sources.mawps))
             case "gsm8k":
