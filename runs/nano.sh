@@ -21,7 +21,7 @@ k2 synth trajectories --data "$data" --tokenizer "$out/tokenizer" --out "$out/tr
 train --data "$out/trajectories" --init "$out/stage1" --out "$out/stage2" --tokens 14M --batch 8192 --lr 4e-3 --warmup 0.01
 
 # 3. More of what is still weak, all of it through INT4 (ten minutes).
-k2 synth trajectories --data "$data" --tokenizer "$out/tokenizer" --out "$out/finish" --mix finish --count 8000 --seed 2
+k2 synth trajectories --data "$data" --tokenizer "$out/tokenizer" --out "$out/finish" --mix finish --count 8000 --seed 3
 train --data "$out/finish" --init "$out/stage2" --out "$out/stage3" --tokens 2.6M --batch 8192 --lr 1.5e-3 --warmup 0.02 --decay 0.8 --qat-fraction 1
 
 k2 model export "$out/stage3" "$out/model" --tokenizer "$out/tokenizer" --profile openk2/weights/nano/openk2.json

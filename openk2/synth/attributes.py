@@ -26,8 +26,7 @@ class Attribute:
 
 @dataclass(frozen=True)
 class Derived:
-    """A quotient of two attributes, e.g. people per square kilometre; `top` and `bottom` are their labels.
-    `together`: one search for both finds both."""
+    """A quotient of two attributes, e.g. people per square kilometre; `top` and `bottom` are their labels."""
 
     label: str
     top: str
@@ -37,11 +36,6 @@ class Derived:
     most: tuple[str, ...] = ()
     least: tuple[str, ...] = ()
     digits: int = 1
-    together: bool = False
-
-    @property
-    def query(self) -> str:
-        return f"{self.top} and {self.bottom}"
 
 
 def _split(text: str) -> tuple[str, ...]:
@@ -55,11 +49,10 @@ def A(
 
 
 def D(
-    label: str, top: str, bottom: str, phrases: str, frames: str, most: str, least: str, digits: int = 1,
-    together: bool = False,
-) -> Derived:  # fmt: skip
+    label: str, top: str, bottom: str, phrases: str, frames: str, most: str, least: str, digits: int = 1
+) -> Derived:
     wordings = (_split(phrases), _split(frames), _split(most), _split(least))
-    return Derived(label, top, bottom, *wordings, digits, together)
+    return Derived(label, top, bottom, *wordings, digits)
 
 
 ATTRIBUTES: tuple[Attribute, ...] = (
@@ -339,7 +332,7 @@ DERIVED: tuple[Derived, ...] = (
       "most inhabitants per square kilometre|most people per square kilometer|most people per sq km|"
       "most people per km2",
       "fewest people per square kilometre|lowest population density|fewest inhabitants per square kilometre|"
-      "fewest people per sq km", together=True),
+      "fewest people per sq km"),
     D("GDP per person", "GDP official exchange rate", "total population",
       "GDP divided by population|GDP at the exchange rate per person",
       "How much GDP at the exchange rate is there per person in {c}?",
@@ -369,7 +362,7 @@ DERIVED: tuple[Derived, ...] = (
     D("women per man", "female population", "male population",
       "women per man|number of women for each man|female to male ratio",
       "How many women are there for each man in {c}?",
-      "most women per man", "fewest women per man", 3, together=True),
+      "most women per man", "fewest women per man", 3),
 )  # fmt: skip
 
 NUMERIC = tuple(a for a in ATTRIBUTES if a.numeric)

@@ -121,21 +121,15 @@ def two_figures(rng: random.Random, world: World, choice: Choice) -> Record | No
 
 
 def _pair(t: Trajectory, title: str, metric: Derived, reason: str) -> tuple[str, str, Hit, Hit] | None:
-    """Both figures of a quotient, with their hits: by one search where one finds both lines, else by two."""
-    top, bottom = BY_LABEL[metric.top], BY_LABEL[metric.bottom]
-    if metric.together:
-        hits = t.search(reason, f"{metric.query} of {title}")
-        one, two = find_line(hits, title, top), find_line(hits, title, bottom)
-        x, y = (literal(value_of(h)) if h else None for h in (one, two))
-    else:
-        first = _figure(t, title, top, reason)
-        if first is None:
-            return None
-        x, one = first
-        second = _figure(t, title, bottom, f"In {title}: {x} {cite(one)}. Next the {metric.bottom}.")
-        y, two = second if second else (None, None)
-    if not (x and y and one and two) or float(y) == 0:
+    """Both figures of a quotient, with their hits, by a search each."""
+    first = _figure(t, title, BY_LABEL[metric.top], reason)
+    if first is None:
         return None
+    x, one = first
+    second = _figure(t, title, BY_LABEL[metric.bottom], f"In {title}: {x} {cite(one)}. Next the {metric.bottom}.")
+    if second is None or float(second[0]) == 0:
+        return None
+    y, two = second
     return x, y, one, two
 
 
@@ -150,8 +144,7 @@ def derived(rng: random.Random, world: World, choice: Choice) -> Record | None:
         return None
     x, y, one, two = found
     expression = f"round({x} / {y}, {metric.digits})"
-    note = f"In {title}: {x} {cite(one)}, {y} {cite(two)}." if metric.together else f"{y} {cite(two)}."
-    result = t.call(f"{note} I divide.", "calculator", expression=expression)
+    result = t.call(f"{y} {cite(two)}. I divide.", "calculator", expression=expression)
     t.answer("That is the answer.", f"The {metric.label} of {title}: {result} {cite(one)} {cite(two)}")
     return t.record("derived", gold=result, cites=[f"{h.id}:{h.line}" for h in (one, two)], expression=expression)
 
@@ -165,8 +158,7 @@ def compare(
     """
     metric: Attribute | Derived
     if rng.random() < quotients:
-        density, women_per_man = (d for d in DERIVED if d.together)
-        metric = density if rng.random() < 0.8 else women_per_man
+        metric = DERIVED[0] if rng.random() < 0.8 else DERIVED[-1]
     else:
         metric = rng.choice(NUMERIC)
     count = count or rng.choices((2, 3, 4, 5, 6), (3, 5, 3, 1, 1))[0]
@@ -176,14 +168,15 @@ def compare(
     t = Trajectory(styled(rng, frame.format(l=listed(rng, titles), s=superlative)), world.index)
     entries: list[str] = []
     cites: list[Hit] = []
-    reason = f"I compare the {metric.label}. First {titles[0]}."
+    parts = f", {metric.top} by {metric.bottom}" if isinstance(metric, Derived) else ""
+    reason = f"I compare the {metric.label}{parts}. First {titles[0]}."
     for position, title in enumerate(titles):
         if isinstance(metric, Derived):
             found = _pair(t, title, metric, reason)
             if found is None:
                 return None
             x, y, one, two = found
-            note = f"In {title}: {x} {cite(one)}, {y} {cite(two)}."
+            note = f"{y} {cite(two)}."
             entries.append(f"' {title}': round({x} / {y}, {metric.digits})")
             cites += [one, two]
         else:
