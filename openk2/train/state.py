@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from openk2.model.checkpoint import load
 from openk2.model.config import ModelConfig
 from openk2.model.transformer import Transformer
 from openk2.optim.muon import MuonAdamW
+from openk2.quant.packing import dequantize
 from openk2.train.packing import Packer
 
 
@@ -55,12 +57,19 @@ def load_state(path: Path, model: Transformer, optimizer: MuonAdamW, packer: Pac
 
 
 def initial_weights(path: Path) -> tuple[ModelConfig, dict[str, torch.Tensor]]:
-    """Configuration and float32 weights of a training run (folder or state.pt) or of a checkpoint folder in bf16."""
+    """Configuration and float32 weights of a run (folder or state.pt) or of a checkpoint, bf16 or INT4."""
     file = path / "state.pt" if path.is_dir() else path
     if file.exists():
         data = read_state(file)
         return ModelConfig.from_hf(data["config"]), data["model"]
     config = ModelConfig.from_folder(path)
-    if config.quantization_config is not None:
-        raise UserError(f"{path} is quantised; start from the training run or a bf16 checkpoint instead.")
-    return config, {name: torch.tensor(stored.float32()) for name, stored in load(path).items()}
+    stored = load(path)
+    weights = {}
+    for name, tensor in stored.items():
+        if name.endswith("_packed"):
+            base = name.removesuffix("_packed")
+            size = int(stored[f"{base}_shape"].bits[1])
+            weights[base] = torch.tensor(dequantize(tensor.bits, stored[f"{base}_scale"].float32(), size))
+        elif not name.endswith(("weight_scale", "weight_shape")):
+            weights[name] = torch.tensor(tensor.float32())
+    return dataclasses.replace(config, quantization_config=None), weights

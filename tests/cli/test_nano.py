@@ -54,8 +54,8 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 def test_every_source_exists_and_was_read(whole: dict[str, Any]) -> None:
     assert whole["answer"] and whole["finish_reason"] in ("stop", "budget")
     if MODEL == "nano":
-        assert "Ghana" in whole["answer"] and len(whole["sources"]) >= 2
-        assert all(source["text"] and source["seen"] for source in whole["sources"])
+        assert "Ghana: 148.1" in whole["answer"]
+        assert sum(bool(source["text"]) and source["seen"] for source in whole["sources"]) >= 4
 
 
 def test_no_torch_on_the_way(tmp_path: Path) -> None:

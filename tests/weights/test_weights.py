@@ -57,15 +57,17 @@ def test_torch_gives_the_same_logits(ids: list[int], logits: np.ndarray) -> None
     model.dtype = torch.float32
     with torch.no_grad():
         expected = model(torch.tensor(ids), Packing([len(ids)])).float()[-1].numpy()
-    np.testing.assert_allclose(logits, expected, atol=1e-3)
+    np.testing.assert_allclose(logits, expected, atol=1e-4)
     assert np.argmax(logits) == np.argmax(expected)
 
 
 def test_transformers_gives_the_same_logits(ids: list[int], logits: np.ndarray) -> None:
+    """Its unpacked experts multiply in bf16, hence the wider bound (0.012 seen); those of random twins are in fp32."""
     torch = pytest.importorskip("torch")
     transformers = pytest.importorskip("transformers")
     pytest.importorskip("compressed_tensors")
     model = transformers.AutoModelForCausalLM.from_pretrained(NANO, dtype=torch.float32)
     with torch.no_grad():
         expected = model(torch.tensor([ids])).logits[0, -1].float().numpy()
-    np.testing.assert_allclose(logits, expected, atol=1e-3)
+    np.testing.assert_allclose(logits, expected, atol=5e-2)
+    assert np.argmax(logits) == np.argmax(expected)
