@@ -156,11 +156,9 @@ def compare(
 
     A share of `quotients` compares a quotient of two figures, most often people per square kilometre.
     """
-    metric: Attribute | Derived
-    if rng.random() < quotients:
-        metric = rng.choices((DERIVED[0], DERIVED[-1]), (8, 2))[0]  # density above all: people ask for it
-    else:
-        metric = rng.choice(NUMERIC)
+    # Among quotients density above all: people ask for it.
+    quotient = rng.choices((DERIVED[0], DERIVED[-1]), (8, 2))[0] if rng.random() < quotients else None
+    metric: Attribute | Derived = quotient or rng.choice(NUMERIC)
     count = count or rng.choices((2, 3, 4, 5, 6), (3, 5, 3, 1, 1))[0]
     titles = rng.sample(world.titles, min(count, len(world.titles)))
     most = rng.random() < 0.6
@@ -191,7 +189,6 @@ def compare(
     if any("'" in title for title in titles):
         return None  # it would end the string in the code
     best = "max" if most else "min"
-    quotient = isinstance(metric, Derived)
     shown = f"{best}(d, key=d.get), {best}(d.values())" if quotient else f"{best}(d, key=d.get)"
     t.call(reason, "python", code=f"d = {{{', '.join(entries)}}}; print({shown})")
     values: dict[str, float] = t.namespace["d"]
