@@ -23,7 +23,5 @@ class Tensors:
         if name in self._stored:
             return self._stored[name].float32()
         if f"{name}_packed" in self._stored:
-            scale = self._stored[f"{name}_scale"].float32()
-            columns = int(self._stored[f"{name}_shape"].bits[1])
-            return packing.dequantize(self._stored[f"{name}_packed"].bits, scale, columns)
+            return packing.read_packed(self._stored, name)
         raise UserError(f"The checkpoint lacks {name}; it is incomplete, copy or download it again.")

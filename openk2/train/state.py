@@ -14,7 +14,7 @@ from openk2.model.checkpoint import load
 from openk2.model.config import ModelConfig
 from openk2.model.transformer import Transformer
 from openk2.optim.muon import MuonAdamW
-from openk2.quant.packing import dequantize
+from openk2.quant.packing import read_packed
 from openk2.train.packing import Packer
 
 
@@ -67,9 +67,8 @@ def initial_weights(path: Path) -> tuple[ModelConfig, dict[str, torch.Tensor]]:
     weights = {}
     for name, tensor in stored.items():
         if name.endswith("_packed"):
-            base = name.removesuffix("_packed")
-            size = int(stored[f"{base}_shape"].bits[1])
-            weights[base] = torch.tensor(dequantize(tensor.bits, stored[f"{base}_scale"].float32(), size))
+            whole = name.removesuffix("_packed")
+            weights[whole] = torch.tensor(read_packed(stored, whole))
         elif not name.endswith(("weight_scale", "weight_shape")):
             weights[name] = torch.tensor(tensor.float32())
     return dataclasses.replace(config, quantization_config=None), weights

@@ -51,11 +51,17 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return json.loads(done.stdout)
 
 
-def test_every_source_exists_and_was_read(whole: dict[str, Any]) -> None:
+def test_the_answer_is_right_and_rests_on_lines_it_read(whole: dict[str, Any]) -> None:
     assert whole["answer"] and whole["finish_reason"] in ("stop", "budget")
     if MODEL == "nano":
         assert "Ghana: 148.1" in whole["answer"]
         assert sum(bool(source["text"]) and source["seen"] for source in whole["sources"]) >= 4
+
+
+@pytest.mark.xfail(MODEL == "nano", strict=True, reason="nano cites one of the six lines wrongly ([chad:15])")
+def test_every_cited_line_was_read(whole: dict[str, Any]) -> None:
+    assert len(whole["sources"]) >= 2
+    assert all(source["text"] and source["seen"] for source in whole["sources"])
 
 
 def test_no_torch_on_the_way(tmp_path: Path) -> None:
