@@ -22,13 +22,12 @@ def command() -> None:
 @click.option("--tokenizer", type=click.Path(path_type=Path), required=True, help="Folder of tiktoken.model.")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Shards; finished ones are kept.")
 @click.option("--count", type=click.IntRange(1), default=60_000, show_default=True, help="Examples to make.")
-@click.option("--mix", type=click.Choice(["main", "finish"]), default="main", show_default=True, help="Which shares.")
 @click.option("--seed", default=1, show_default=True)
-def trajectories(data: Path, tokenizer: Path, out: Path, count: int, mix: str, seed: int) -> None:
+def trajectories(data: Path, tokenizer: Path, out: Path, count: int, seed: int) -> None:
     """Trajectories of the embedded model: searched, computed and answered by executing our own tools."""
-    from openk2.synth.make import MIXTURES, make
+    from openk2.synth.make import make
 
-    make(data, tokenizer, out, count, seed, say=click.echo, mixture=MIXTURES[mix])
+    make(data, tokenizer, out, count, seed, say=click.echo)
 
 
 @command.command()

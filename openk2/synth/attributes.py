@@ -48,9 +48,7 @@ def A(
     return Attribute(heading, label, _split(phrases), _split(frames), _split(most), _split(least), unit)
 
 
-def D(
-    label: str, top: str, bottom: str, phrases: str, frames: str, most: str, least: str, digits: int = 1
-) -> Derived:
+def D(label: str, top: str, bottom: str, phrases: str, frames: str, most: str, least: str, digits: int = 1) -> Derived:
     wordings = (_split(phrases), _split(frames), _split(most), _split(least))
     return Derived(label, top, bottom, *wordings, digits)
 
@@ -366,6 +364,7 @@ DERIVED: tuple[Derived, ...] = (
 )  # fmt: skip
 
 NUMERIC = tuple(a for a in ATTRIBUTES if a.numeric)
+TEXTS = tuple(a for a in ATTRIBUTES if not a.numeric)
 BY_LABEL = {a.label: a for a in ATTRIBUTES}
 SCALES = {"thousand": "e3", "million": "e6", "billion": "e9", "trillion": "e12"}
 

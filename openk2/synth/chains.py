@@ -79,9 +79,10 @@ def arithmetic_chain(rng: random.Random, length: int) -> Record:
     t = Trajectory(f"{rng.choice(OPENINGS).format(x=plain(start))} {text} {rng.choice(CLOSINGS)}")
     current = code(start)
     for i, (wording, operation) in enumerate(steps, 1):
-        result = t.call(f"Step {i}: {wording}.", "calculator", expression=f"{current} {operation}")
+        end = " It is the last." if i == length else ""
+        result = t.call(f"Step {i}: {wording}.{end}", "calculator", expression=f"{current} {operation}")
         current = result.replace(",", "_")
-    t.answer(f"That was step {length}, the last.", f"The result is {plain(value)}.")
+    t.answer("That was the last step.", f"The result is {plain(value)}.")
     return t.record("chain", gold=plain(value), calls=length)
 
 

@@ -25,36 +25,50 @@ class Copying:
         self.tokenizer = tokenizer
         self.ordinary = [t for t in range(tokenizer.n_vocab) if not tokenizer.is_special(t)]
         numbers = [t for t in self.ordinary if tokenizer.decode_bytes([t]).isdigit()]
-        self.pools = [self.ordinary, self.ordinary, self.ordinary, numbers]
+        self.numbers = numbers
         self.answer = [*generation_prompt(tokenizer), tokenizer.special["<think>"], tokenizer.special["</think>"]]
         self.end = tokenizer.special["<|im_end|>"]
 
     def draw(self) -> Tokens:
-        """(ids, mask) of one document: a sequence said again, or a value found by its key."""
-        return self._repeat() if self.rng.random() < 0.6 else self._recall()
+        """(ids, mask) of one document: a sequence said again, or values found by their keys."""
+        return self._repeat() if self.rng.random() < 0.5 else self._recall()
 
-    def _tokens(self, low: int, high: int) -> list[int]:
-        return self.rng.choices(self.rng.choice(self.pools), k=self.rng.randint(low, high))
+    def _pool(self) -> list[int]:
+        """What a document is made of. With a handful of tokens, each of which comes again and again, the token before
+        does not tell the next one: only the place in the sequence does."""
+        roll = self.rng.random()
+        if roll < 0.4:
+            return self.rng.choices(self.ordinary, k=self.rng.randint(3, 12))
+        return self.numbers if roll < 0.55 else self.ordinary
 
-    def _document(self, asked: str, given: list[int], said: list[int]) -> Tokens:
+    def _tokens(self, pool: list[int], low: int, high: int) -> list[int]:
+        return self.rng.choices(pool, k=self.rng.randint(low, high))
+
+    def _document(self, asked: str, given: list[int], said: list[int], learned: list[int]) -> Tokens:
         question = render_message(self.tokenizer, Message("user", asked))
         prompt = question[:-1] + given + question[-1:] + self.answer
-        return prompt + said + [self.end], [0] * len(prompt) + [1] * (len(said) + 1)
+        return prompt + said + [self.end], [0] * len(prompt) + learned + [1]
 
     def _repeat(self) -> Tokens:
         # Short ones show that any token of the context may come again, long ones which: both are needed.
-        tokens = self._tokens(2, self.rng.choice((4, 12, 100)))
-        return self._document("Repeat exactly:", tokens, tokens)
+        tokens = self._tokens(self._pool(), 2, self.rng.choice((4, 12, 100)))
+        return self._document("Repeat exactly:", tokens, tokens, [1] * len(tokens))
 
     def _recall(self) -> Tokens:
-        """Several `key value` lines; the answer says some of them again, in another order."""
-        break_line = self.tokenizer.encode("\n")
-        pairs = [(self._tokens(1, 4), self._tokens(1, 6)) for _ in range(self.rng.randint(2, 10))]
-        given = [t for key, value in pairs for t in (*key, *value, *break_line)]
+        """`key value` lines; the answer says some of them again, in any order. Which key comes next is not learned."""
+        line_break = self.tokenizer.encode("\n")
+        pool = self._pool()
+        keys = {
+            tuple(self._tokens(self.ordinary, 1, 4)): None for _ in range(self.rng.randint(2, self.rng.choice((6, 24))))
+        }
+        pairs = [(key, self._tokens(pool, 1, 6)) for key in keys]
+        given = [t for key, value in pairs for t in (*key, *value, *line_break)]
         said: list[int] = []
+        learned: list[int] = []
         for key, value in self.rng.sample(pairs, len(pairs) // 2 + 1):
-            said += [*key, *value, *break_line]
-        return self._document("Look up:", given, said)
+            said += [*key, *value, *line_break]
+            learned += [0] * len(key) + [1] * (len(value) + len(line_break))
+        return self._document("Look up:", given, said, learned)
 
 
 def make(tokenizer_path: Path, out: Path, tokens: int, seed: int, say: Callable[[str], None] = print) -> None:

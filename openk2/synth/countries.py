@@ -6,14 +6,14 @@ import random
 import re
 from dataclasses import dataclass
 
-from openk2.synth.attributes import ATTRIBUTES, BY_LABEL, DERIVED, NUMERIC, Attribute, Derived, literal
+from openk2.synth.attributes import ATTRIBUTES, BY_LABEL, DERIVED, NUMERIC, TEXTS, Attribute, Derived, literal
 from openk2.synth.trajectory import Record, Trajectory, cite
 from openk2.synth.wordings import COMPARE, DIFFERENCE, LOOKUP, RATIO, TOTAL, Choice, listed, styled
 from openk2.synth.worlds import World
 from openk2.tools.formats import HIT_WIDTH
 from openk2.tools.index import Hit
 
-MISSING = 0.3  # share of the questions without an answer that are kept: honesty must be learned, but not as the rule
+MISSING = 0.6  # share of the questions without an answer that are kept: honesty must be learned, but not as the rule
 LONGEST_VALUE = 260  # characters of a value that is said in an answer
 
 
@@ -43,11 +43,17 @@ def value_of(hit: Hit) -> str:
     return hit.text.partition(": ")[2]
 
 
-def not_found(rng: random.Random, t: Trajectory, label: str, title: str) -> Record | None:
+def not_found(rng: random.Random, t: Trajectory, hits: list[Hit], label: str, title: str) -> Record | None:
+    """Say so. The title that was found is said before what it means, so that the two names stand side by side."""
     if rng.random() > MISSING:
         return None
-    wanted = f"the {label} of {title}"
-    t.answer(f"None of these lines gives {wanted}.", f"I could not find {wanted} in the documents.")
+    if not hits:
+        reason = "No line was found."
+    elif any(h.title == title for h in hits):
+        reason = f"In {title}: no such line."
+    else:
+        reason = f"In {hits[0].title}: not {title}."
+    t.answer(reason, f"I could not find the {label} of {title} in the documents.")
     return t.record("missing", gold=None)
 
 
@@ -56,9 +62,12 @@ def _absent_title(rng: random.Random, titles: list[str]) -> str:
     return start + rng.choice(titles).split()[0] + rng.choice(("land", "ia", "stan", " City", " Province"))
 
 
-def lookup(rng: random.Random, world: World, choice: Choice, missing: float = 0.12) -> Record | None:
-    """One line of one country; a share `missing` of the draws asks for a country that is not there."""
-    attribute = rng.choice(ATTRIBUTES)
+def lookup(
+    rng: random.Random, world: World, choice: Choice, missing: float = 0.12, texts: float = 0.0
+) -> Record | None:
+    """One line of one country; a share `missing` of the draws asks for a country that is not there, a share `texts`
+    for a line of words in any case."""
+    attribute = rng.choice(TEXTS if rng.random() < texts else ATTRIBUTES)
     title = rng.choice(world.titles)
     frame, phrase = choice.pick(rng, LOOKUP, attribute.phrases, attribute.frames)
     if rng.random() < missing:
@@ -71,25 +80,25 @@ def lookup(rng: random.Random, world: World, choice: Choice, missing: float = 0.
     if hit is None:
         if title in world.by_title and world.line(title, attribute):
             return None  # the search missed it: nothing to learn from
-        return not_found(rng, t, attribute.label, title)
+        return not_found(rng, t, hits, attribute.label, title)
     value = value_of(hit)
     if len(hit.text) > HIT_WIDTH:
         if len(value) > LONGEST_VALUE:
             return None
-        t.call(f"The line {cite(hit)} is cut. I open it.", "open", id=hit.id, line=hit.line)
+        t.call(f"In {title}: the line {cite(hit)} is cut. I open it.", "open", id=hit.id, line=hit.line)
         reason = "Now it is whole."
     else:
-        reason = f"The line {cite(hit)} has it."
+        reason = f"In {title}: the line {cite(hit)} has it."
     t.answer(reason, f"The {attribute.label} of {title} is: {value} {cite(hit)}")
     return t.record("lookup", gold=value, cites=[f"{hit.id}:{hit.line}"], label=attribute.label)
 
 
-def _figure(t: Trajectory, title: str, attribute: Attribute, reason: str) -> tuple[str, Hit] | None:
-    """Search for a number: (Python literal, hit), or None where the search does not find it."""
+def _figure(t: Trajectory, title: str, attribute: Attribute, reason: str) -> tuple[str, Hit] | list[Hit]:
+    """Search for a number: (Python literal, hit), or all hits where the search does not find it."""
     hits = t.search(reason, f"{attribute.label} of {title}")
     hit = find_line(hits, title, attribute)
     figure = literal(value_of(hit)) if hit else None
-    return (figure, hit) if hit and figure else None
+    return (figure, hit) if hit and figure else hits
 
 
 def two_figures(rng: random.Random, world: World, choice: Choice) -> Record | None:
@@ -104,12 +113,12 @@ def two_figures(rng: random.Random, world: World, choice: Choice) -> Record | No
     t = Trajectory(styled(rng, frame.format(p=phrase, a=a, b=b)), world.index)
     label = attribute.label
     first = _figure(t, a, attribute, f"I need the {label} of {a} and of {b}. First {a}.")
-    if first is None:
-        return not_found(rng, t, label, a) if world.line(a, attribute) is None else None
+    if isinstance(first, list):
+        return not_found(rng, t, first, label, a) if world.line(a, attribute) is None else None
     x, hit_a = first
     second = _figure(t, b, attribute, f"In {a}: {x} {cite(hit_a)}. Next {b}.")
-    if second is None:
-        return not_found(rng, t, label, b) if world.line(b, attribute) is None else None
+    if isinstance(second, list):
+        return not_found(rng, t, second, label, b) if world.line(b, attribute) is None else None
     y, hit_b = second
     if kind == "ratio" and float(y) == 0:
         return None
@@ -123,11 +132,11 @@ def two_figures(rng: random.Random, world: World, choice: Choice) -> Record | No
 def _pair(t: Trajectory, title: str, metric: Derived, reason: str) -> tuple[str, str, Hit, Hit] | None:
     """Both figures of a quotient, with their hits, by a search each."""
     first = _figure(t, title, BY_LABEL[metric.top], reason)
-    if first is None:
+    if isinstance(first, list):
         return None
     x, one = first
     second = _figure(t, title, BY_LABEL[metric.bottom], f"In {title}: {x} {cite(one)}. Next the {metric.bottom}.")
-    if second is None or float(second[0]) == 0:
+    if isinstance(second, list) or float(second[0]) == 0:
         return None
     y, two = second
     return x, y, one, two
@@ -179,8 +188,8 @@ def compare(
             cites += [one, two]
         else:
             single = _figure(t, title, metric, reason)
-            if single is None:
-                return not_found(rng, t, metric.label, title) if world.line(title, metric) is None else None
+            if isinstance(single, list):
+                return not_found(rng, t, single, metric.label, title) if world.line(title, metric) is None else None
             x, hit = single
             note = f"In {title}: {x} {cite(hit)}."
             entries.append(f"' {title}': {x}")

@@ -53,6 +53,26 @@ def word(rng: random.Random, pieces: Pieces) -> str:
     return text[:14] if len(text) > 2 else text + rng.choice(pieces.middles)
 
 
+ACCENTS = {
+    "a": "áàâäãåă", "c": "çćč", "d": "đ", "e": "éèêëěę", "g": "ğ", "i": "íìîïı", "l": "ł", "n": "ñńň", "o": "óòôöõøő",
+    "s": "šşś", "t": "ţť", "u": "úùûüůű", "y": "ý", "z": "žźż",
+}  # fmt: skip
+
+
+def odd_word(rng: random.Random, pieces: Pieces) -> str:
+    """A word as texts about countries have them: now and then a SURNAME or a word with an accent."""
+    text = word(rng, pieces)
+    roll = rng.random()
+    if roll < 0.1:
+        return text.upper()
+    if roll < 0.2:
+        places = [i for i, letter in enumerate(text) if letter in ACCENTS]
+        if places:
+            at = rng.choice(places)
+            return text[:at] + rng.choice(ACCENTS[text[at]]) + text[at + 1 :]
+    return text
+
+
 def name(rng: random.Random, pieces: Pieces) -> str:
     """A name as countries have them: `Xyz`, `New Xyz`, `Xyz and Abc`, `Xyz Islands` ..."""
     template = rng.choices(TEMPLATES, WEIGHTS)[0]

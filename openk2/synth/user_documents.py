@@ -168,11 +168,9 @@ def quote(rng: random.Random, shelf: Shelf) -> Record | None:
 
 def unanswerable(index: Index, question: str) -> Record | None:
     """A question that the documents do not answer: search with its own words, then say so and how to go on."""
-    content = [w for w in re.findall(r"[\w'-]+", question) if not set(words(w)) <= STOP_WORDS][:8]
-    if not content:
+    if set(words(question)) <= STOP_WORDS:
         return None
-    topic = " ".join(content)
     t = Trajectory(question, index)
-    t.search(f"I search for {topic}.", f"lines about {topic}")
+    t.search("I search with the question's own words.", question.rstrip("?. "))
     t.answer("No line answers this.", NOT_FOUND)
     return t.record("unanswerable", gold=None)

@@ -8,15 +8,21 @@ from __future__ import annotations
 
 import random
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from openk2.library import documents
 from openk2.synth.attributes import ATTRIBUTES, Attribute
 from openk2.synth.heldout import held_out
-from openk2.synth.names import Pieces, name, renumber, word
+from openk2.synth.names import Pieces, name, odd_word, renumber
 from openk2.tools.index import Document, Index, slug
 
 TEXT_HEADINGS = re.compile("|".join(f"(?:{a.heading})" for a in ATTRIBUTES if not a.numeric))
+# Parts of titles that are words of the language too.
+GENERIC = frozenset(
+    "Islands Island Republic Democratic Kingdom United States State Federated Territory City North South East West"
+    " Northern Southern Central New Saint Coast French British American".split()
+)
 ALWAYS = re.compile("|".join(f"(?:{a.heading})" for a in ATTRIBUTES))
 
 
@@ -35,10 +41,27 @@ def scramble(rng: random.Random, pieces: Pieces, text: str) -> str:
         old = match[0]
         if len(old) < 4 or rng.random() < 0.45:
             return old
-        new = word(rng, pieces)
-        return new if old[0].isupper() else new.lower()
+        new = odd_word(rng, pieces)
+        return new if old[0].isupper() or new.isupper() else new.lower()
 
     return re.sub(r"[A-Za-z]+", swap, text)
+
+
+def renamer(old: str, new: str) -> Callable[[str], str]:
+    """Puts the new title in place of the old one, and its stem in place of the old one's (`Andorran` -> `Xyzan`), so
+    that values resemble the title as they do in real pages."""
+    if old == new:
+        return lambda text: text
+    title = re.compile(rf"\b{re.escape(old)}\b")
+    own = [w for w in re.findall(r"\w{4,}", old) if w not in GENERIC]
+    if not own:
+        return lambda text: title.sub(new, text)
+    longest = max(own, key=len)
+    stem = longest.rstrip("aeiouy")
+    stem = stem if len(stem) >= 4 else longest
+    given = max((w for w in re.findall(r"\w+", new) if w not in GENERIC), key=len, default=new)
+    derived = re.compile(rf"\b{re.escape(stem)}(\w*)")
+    return lambda text: derived.sub(lambda m: given + m[1], title.sub(new, text))
 
 
 @dataclass(frozen=True)
@@ -62,7 +85,7 @@ class World:
 
 def redraw(rng: random.Random, pieces: Pieces, page: Document, title: str) -> Document:
     """One page under a new title, with new figures; some lines are dropped, so that line numbers and gaps vary."""
-    old = re.compile(rf"\b{re.escape(page.title)}\b")
+    rename = renamer(page.title, title)
     keep = rng.uniform(0.45, 1.0)
     lines = [title]
     for text in page.lines[1:]:
@@ -70,7 +93,7 @@ def redraw(rng: random.Random, pieces: Pieces, page: Document, title: str) -> Do
         if rng.random() > (0.94 if wanted else keep):
             continue
         heading, colon, value = text.partition(": ")
-        value = renumber(rng, old.sub(title, value))
+        value = renumber(rng, rename(value))
         if wanted and TEXT_HEADINGS.match(text) and rng.random() < 0.7:
             value = scramble(rng, pieces, value)
         lines.append(heading + colon + value)

@@ -15,8 +15,8 @@ def test_everything_that_is_learned_was_seen_before(tokenizer: Tokenizer) -> Non
     lengths = set()
     for _ in range(200):
         ids, mask = copying.draw()
-        start = mask.index(1)
-        assert set(mask[:start]) == {0} and set(mask[start:]) == {1}
+        start = len(ids) - 1 - ids[::-1].index(tokenizer.special["</think>"]) + 1
+        assert set(mask[:start]) == {0} and mask[-1] == 1
         assert ids[-1] == tokenizer.special["<|im_end|>"]
         assert set(ids[start:-1]) <= set(ids[:start])
         lengths.add(len(ids))

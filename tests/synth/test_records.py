@@ -107,6 +107,6 @@ def test_figures_of_an_expression_stand_in_the_lines_before_it(examples: list[Ex
             continue
         *searches, (_, call, _) = calls(example.record)
         read = " ".join(result for _, _, result in searches).replace(",", "")
-        for figure in re.findall(r"\d[\d_.]*", call.arguments.partition(": ")[2].replace(", 2)", ")")):
+        for figure in re.findall(r"(\d[\d_.]*)(?:e\d+)?", call.arguments.partition(": ")[2].replace(", 2)", ")")):
             plain = figure.replace("_", "").rstrip(".")
             assert plain in read or len(plain) == 1, (call.arguments, figure)
