@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
-import sys
 from pathlib import Path
 
 import click
@@ -142,11 +141,3 @@ def _special_ids(tokenizer: Path) -> dict[str, int]:
     special = Tokenizer.load(tokenizer).special
     names = {"bos_token_id": "[BOS]", "eos_token_id": "<|im_end|>", "pad_token_id": "[PAD]"}
     return {field: special[name] for field, name in names.items()}
-
-
-if __name__ == "__main__":
-    try:
-        sft.main(standalone_mode=False)
-    except (UserError, click.ClickException) as error:
-        click.echo(str(error) if isinstance(error, UserError) else error.format_message(), err=True)
-        sys.exit(2)

@@ -78,7 +78,7 @@ def test_resuming_gives_the_same_losses(tmp_path: Path) -> None:
 def test_kill_9_loses_nothing(tmp_path: Path) -> None:
     data = shards(tmp_path / "data")
     command = [
-        sys.executable, "-m", "openk2.train.sft", "--data", str(data), "--vocab-size", "64", "--depth", "2",
+        sys.executable, "-m", "openk2", "train", "sft", "--data", str(data), "--vocab-size", "64", "--depth", "2",
         "--tokens", "16k", "--batch", "512", "--parts", "2", "--checkpoint-minutes", "0.0001", "--threads", "1",
     ]  # fmt: skip
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
