@@ -11,7 +11,7 @@ HOUSE = Path(__file__).parents[1] / "openk2"
 GROUND = {"errors", "paths", "__version__"}  # every room may stand on these
 KNOWS: dict[str, set[str]] = {
     "chat": set(),
-    "model": set(),
+    "model": {"quant"},
     "sandbox": set(),
     "quant": set(),
     "optim": {"model"},

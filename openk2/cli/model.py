@@ -104,12 +104,11 @@ def _computed(config: ModelConfig, parts: dict[str, int], int4: bool) -> dict[st
 
 
 def _measured(folder: Path) -> dict[str, int]:
-    from openk2.model.checkpoint import headers
+    from openk2.model.checkpoint import load
 
     sizes: dict[str, int] = dict.fromkeys(_PARTS, 0)
-    for _, tensor, entry, _ in headers(folder):
-        begin, end = entry["data_offsets"]
-        sizes[_part(tensor)] += end - begin
+    for tensor, entry in load(folder).entries.items():
+        sizes[_part(tensor)] += entry.bytes
     return sizes
 
 

@@ -1,4 +1,4 @@
-"""Tensors of a checkpoint folder by Hugging Face name, memory-mapped, given out in float32."""
+"""Tensors of a checkpoint folder by Hugging Face name, memory-mapped: as they are stored, or in float32."""
 
 from __future__ import annotations
 
@@ -6,22 +6,24 @@ from pathlib import Path
 
 import numpy as np
 
-from openk2.errors import UserError
-from openk2.model import checkpoint
-from openk2.quant import packing
+from openk2.model.checkpoint import load
+from openk2.model.config import ModelConfig
+from openk2.model.safetensors import Stored
 
 
 class Tensors:
+    """Opened strictly: a tensor that is missing, misshapen or unknown to config.json is a UserError at once."""
+
     def __init__(self, folder: str | Path) -> None:
-        self._stored = checkpoint.load(folder)
+        self._checkpoint = load(folder, ModelConfig.from_folder(folder))
 
     def __contains__(self, name: str) -> bool:
-        return name in self._stored
+        return name in self._checkpoint
+
+    def stored(self, name: str) -> Stored | None:
+        """The bits of a tensor by the very name it is stored under; None where there is none."""
+        return self._checkpoint.get(name)
 
     def float32(self, name: str) -> np.ndarray:
-        """A tensor's values; `X.weight` may be stored as INT4 (`X.weight_packed`). Raises UserError when missing."""
-        if name in self._stored:
-            return self._stored[name].float32()
-        if f"{name}_packed" in self._stored:
-            return packing.read_packed(self._stored, name)
-        raise UserError(f"The checkpoint lacks {name}; it is incomplete, copy or download it again.")
+        """A weight's values, also of INT4 and block-FP8. Raises UserError when it is missing."""
+        return self._checkpoint.weight(name)

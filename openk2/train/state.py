@@ -12,9 +12,9 @@ import torch
 from openk2.errors import UserError
 from openk2.model.checkpoint import load
 from openk2.model.config import ModelConfig
+from openk2.model.expected import weights
 from openk2.model.transformer import Transformer
 from openk2.optim.muon import MuonAdamW
-from openk2.quant.packing import read_packed
 from openk2.train.packing import Packer
 
 
@@ -57,18 +57,12 @@ def load_state(path: Path, model: Transformer, optimizer: MuonAdamW, packer: Pac
 
 
 def initial_weights(path: Path) -> tuple[ModelConfig, dict[str, torch.Tensor]]:
-    """Configuration and float32 weights of a run (folder or state.pt) or of a checkpoint, bf16 or INT4."""
+    """Configuration and float32 weights of a run (folder or state.pt) or of a checkpoint in any form."""
     file = path / "state.pt" if path.is_dir() else path
     if file.exists():
         data = read_state(file)
         return ModelConfig.from_hf(data["config"]), data["model"]
     config = ModelConfig.from_folder(path)
-    stored = load(path)
-    weights = {}
-    for name, tensor in stored.items():
-        if name.endswith("_packed"):
-            whole = name.removesuffix("_packed")
-            weights[whole] = torch.tensor(read_packed(stored, whole))
-        elif not name.endswith(("weight_scale", "weight_shape")):
-            weights[name] = torch.tensor(tensor.float32())
-    return dataclasses.replace(config, quantization_config=None), weights
+    checkpoint = load(path, config)
+    values = {name: torch.tensor(checkpoint.weight(name)) for name in weights(config)}
+    return dataclasses.replace(config, quantization_config=None), values
