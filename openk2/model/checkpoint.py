@@ -109,7 +109,8 @@ def load(folder: str | Path, config: ModelConfig | None = None) -> Checkpoint:
     folder = Path(folder)
     entries: dict[str, Entry] = {}
     promised = _index(folder)
-    files = sorted({folder / file for file in promised.values()}) if promised else _files(folder)
+    files = [folder / file for file in sorted(set(promised.values()))] if promised else _files(folder)
+    paths = {path.name: path for path in files}
     for path in files:
         for entry in safetensors.read_header(path):
             name = entry.name.removeprefix(WRAPPER)
@@ -118,7 +119,7 @@ def load(folder: str | Path, config: ModelConfig | None = None) -> Checkpoint:
             entries[name] = entry
     for name, file in promised.items():
         found = entries.get(name.removeprefix(WRAPPER))
-        if found is None or found.file.name != file:
+        if found is None or found.file is not paths[file]:
             raise UserError(f"{folder / file} lacks {name}, which {INDEX} says it holds; copy or download both again.")
     if config is None:
         return Checkpoint(folder, entries)

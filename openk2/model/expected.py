@@ -111,10 +111,10 @@ def check(found: Mapping[str, Entry], config: ModelConfig) -> None:
     """
     if config.attention_bias:
         raise UserError("This checkpoint has attention biases, which no model of the Kimi K2 family has.")
-    int4_settings(config)
+    settings = int4_settings(config) or {}
     left, missing, wrong = set(found), [], []
     for name, shape in weights(config).items():
-        parts = _parts(found, name, shape, config)
+        parts = _parts(found, name, shape, settings, block(config))
         for part, (dtypes, right) in parts.items():
             entry = found.get(part)
             if entry is None:
@@ -139,13 +139,12 @@ def check(found: Mapping[str, Entry], config: ModelConfig) -> None:
 
 
 def _parts(
-    found: Mapping[str, Entry], name: str, shape: tuple[int, ...], config: ModelConfig
+    found: Mapping[str, Entry], name: str, shape: tuple[int, ...], int4: dict[str, Any], fp8_block: tuple[int, int]
 ) -> dict[str, tuple[tuple[str, ...], tuple[int, ...]]]:
     """What stores a weight, in the form in which the checkpoint has it: name -> types it may have, and its shape."""
     if f"{name}_packed" in found and len(shape) == 2:
         rows, columns = shape
-        settings = int4_settings(config) or {}
-        group = columns if settings.get("strategy") == "channel" else settings.get("group_size") or packing.GROUP
+        group = columns if int4.get("strategy") == "channel" else int4.get("group_size") or packing.GROUP
         return {
             f"{name}_packed": (("I32",), (rows, math.ceil(columns / 8))),
             f"{name}_scale": (("BF16", "F16", "F32"), (rows, math.ceil(columns / group))),
@@ -153,8 +152,7 @@ def _parts(
         }
     entry = found.get(name)
     if entry and entry.dtype == "F8_E4M3" and len(shape) == 2:
-        rows, columns = block(config)
-        factors = (math.ceil(shape[0] / rows), math.ceil(shape[1] / columns))
+        factors = (math.ceil(shape[0] / fp8_block[0]), math.ceil(shape[1] / fp8_block[1]))
         return {name: (("F8_E4M3",), shape), f"{name}_scale_inv": (("F32", "BF16"), factors)}
     return {name: (PLAIN, shape)}
 

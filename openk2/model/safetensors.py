@@ -12,6 +12,7 @@ import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -96,7 +97,7 @@ def read_header(path: Path) -> list[Entry]:
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path} cannot be read ({error}); restore it from the original checkpoint.") from None
     header.pop("__metadata__", None)
-    entries = sorted((_entry(path, name, entry, 8 + length) for name, entry in header.items()), key=lambda e: e[4:])
+    entries = sorted((_entry(path, name, entry, 8 + length) for name, entry in header.items()), key=itemgetter(4, 5))
     end, before = 8 + length, ""
     for entry in entries:
         if entry.start != end:
@@ -123,7 +124,10 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def _entry(path: Path, name: str, entry: Any, data: int) -> Entry:
     try:
         dtype, shape, (begin, end) = entry["dtype"], tuple(entry["shape"]), entry["data_offsets"]
-        if not all(type(n) is int and n >= 0 for n in (*shape, begin, end)) or end < begin:
+        for n in (*shape, begin, end):
+            if type(n) is not int or n < 0:
+                raise ValueError
+        if end < begin:
             raise ValueError
     except (TypeError, ValueError, LookupError):
         raise UserError(
