@@ -1,4 +1,4 @@
-"""K2 Thinking's chat template, rendered straight to token ids.
+"""The chat templates of K2 Thinking and K2-Instruct (0711 in its corrected form, and 0905), rendered to token ids.
 
     tools      <|im_system|>tool_declare<|im_middle|>{JSON}<|im_end|>
     system     <|im_system|>{name or system}<|im_middle|>{content}<|im_end|>
@@ -8,8 +8,12 @@
     calls      <|tool_calls_section_begin|> each: <|tool_call_begin|>{id}<|tool_call_argument_begin|>{arguments}
                <|tool_call_end|>, then <|tool_calls_section_end|>
 
-Markup is ids; every text between is encoded as ordinary text, so it cannot contain markup. Reasoning is kept for the
-messages after the last assistant message without calls (the turn in work) and is empty before it.
+Markup is ids; every text between is encoded as ordinary text, so it cannot contain markup. Tool ids are put right
+first (`chat/call_ids.py`), as Moonshot's service does.
+
+`Tokenizer.template` says which of the two is written. "thinking": reasoning is kept for the messages after the last
+assistant message without calls (the turn in work) and is empty before it. "instruct": no `<think></think>` and no
+reasoning at all; a default system message is followed by a line break, as the published template has it.
 """
 
 from __future__ import annotations
@@ -17,7 +21,8 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
-from openk2.chat.messages import Message, ToolSpec
+from openk2.chat.call_ids import canonical
+from openk2.chat.messages import BadMessage, Message, ToolSpec
 from openk2.chat.tokenizer import Tokenizer
 
 DEFAULT_SYSTEM = "You are Kimi, an AI assistant created by Moonshot AI."
@@ -36,13 +41,14 @@ def render(
     *,
     add_generation_prompt: bool = False,
 ) -> list[int]:
-    """The ids of a conversation as K2 Thinking's template writes it.
+    """The ids of a conversation as the checkpoint's template writes it.
 
     An assistant message that keeps its reasoning and has `token_ids` contributes exactly those. Without a system
-    message at the start, K2's default one is inserted. Raises ValueError for an unknown role.
+    message at the start, K2's default one is inserted. Raises BadMessage for an unknown role.
     """
+    messages = canonical(messages)
     ids = _preamble(tok, messages, tools)
-    kept_from = _turn_start(messages)
+    kept_from = _kept_from(tok, messages)
     for i, message in enumerate(messages):
         ids += render_message(tok, message) if i >= kept_from else _render_history(tok, message)
     if add_generation_prompt:
@@ -69,23 +75,27 @@ def render_for_training(
     """The ids of a conversation, and a mask that is 1 on each token the model itself samples in the last user turn.
 
     The last turn keeps its reasoning, its final answer included, so that every assistant message stands behind
-    exactly the ids it would have been generated behind. Earlier turns are history: no reasoning, mask 0.
+    exactly the ids it would have been generated behind. Earlier turns are history: no reasoning, mask 0. Without
+    thinking no turn is changed by a later one, and every assistant message has mask 1.
     """
+    messages = canonical(messages)
     ids = _preamble(tok, messages, tools)
     mask = [0] * len(ids)
     answered = bool(messages) and messages[-1].role == "assistant" and not messages[-1].tool_calls
-    kept_from = _turn_start(messages[:-1] if answered else messages)
+    kept_from = _kept_from(tok, messages[:-1] if answered else messages)
     for i, message in enumerate(messages):
         header = _header(tok, message)
         trained = i >= kept_from and message.role == "assistant"
         whole = header + sampled(tok, message) if trained else _render_history(tok, message)
         ids += whole
         mask += [0] * len(header) + [int(trained)] * (len(whole) - len(header))
+        if trained and message.token_ids and len(whole) - len(header) > len(message.token_ids):
+            mask[-1] = 0  # the end of a message that was cut off is ours, not the model's
     return ids, mask
 
 
 def sampled(tok: Tokenizer, message: Message) -> list[int]:
-    """The ids of an assistant message from `<think>` through `<|im_end|>`: as sampled if known, else rendered."""
+    """The ids of an assistant message behind its header, through `<|im_end|>`: as sampled if known, else rendered."""
     if message.token_ids:
         end = tok.special["<|im_end|>"]
         cut_off = message.token_ids[-1] != end
@@ -106,12 +116,17 @@ def _preamble(tok: Tokenizer, messages: Sequence[Message], tools: Sequence[ToolS
         ids += [special["<|im_system|>"], *tok.encode("tool_declare"), special["<|im_middle|>"]]
         ids += [*tok.encode(tool_json(tools)), special["<|im_end|>"]]
     if not messages or messages[0].role != "system":
-        ids += render_message(tok, Message("system", DEFAULT_SYSTEM))
+        if tok.template == "thinking":
+            ids += render_message(tok, Message("system", DEFAULT_SYSTEM))
+        elif messages:
+            ids += render_message(tok, Message("system", DEFAULT_SYSTEM)) + tok.encode("\n")
     return ids
 
 
-def _turn_start(messages: Sequence[Message]) -> int:
-    """The index behind the last assistant message without calls: from there on reasoning is kept."""
+def _kept_from(tok: Tokenizer, messages: Sequence[Message]) -> int:
+    """Where history ends: behind the last assistant message without calls. Without thinking nothing is history."""
+    if tok.template == "instruct":
+        return 0
     for i in range(len(messages) - 1, -1, -1):
         if messages[i].role == "assistant" and not messages[i].tool_calls:
             return i + 1
@@ -121,7 +136,7 @@ def _turn_start(messages: Sequence[Message]) -> int:
 def _header(tok: Tokenizer, message: Message) -> list[int]:
     opening = _OPENING.get(message.role)
     if opening is None:
-        raise ValueError(f"unknown role {message.role!r}: use system, user, assistant or tool")
+        raise BadMessage(f"unknown role {message.role!r}: use system, user, assistant or tool")
     return [tok.special[opening], *tok.encode(message.name or message.role), tok.special["<|im_middle|>"]]
 
 
@@ -133,7 +148,10 @@ def _render_history(tok: Tokenizer, message: Message) -> list[int]:
 
 def _render_assistant(tok: Tokenizer, message: Message, reasoning: str) -> list[int]:
     special = tok.special
-    ids = [special["<think>"], *tok.encode(reasoning), special["</think>"], *tok.encode(message.content)]
+    ids: list[int] = []
+    if tok.template == "thinking":
+        ids = [special["<think>"], *tok.encode(reasoning), special["</think>"]]
+    ids += tok.encode(message.content)
     if message.tool_calls:
         ids.append(special["<|tool_calls_section_begin|>"])
         for call in message.tool_calls:
@@ -145,4 +163,6 @@ def _render_assistant(tok: Tokenizer, message: Message, reasoning: str) -> list[
 
 
 def _text(message: Message) -> str:
-    return f"## Return of {message.tool_call_id}\n{message.content}" if message.role == "tool" else message.content
+    if message.role != "tool":
+        return message.content
+    return f"## Return of {message.tool_call_id or ''}\n{message.content}"

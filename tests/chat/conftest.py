@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from pathlib import Path
 
@@ -31,8 +32,19 @@ def kimi_folder() -> Path:
     return Path(data) / "kimi"
 
 
+@pytest.fixture(scope="session")
+def kimi(kimi_folder: Path) -> Tokenizer:
+    return Tokenizer.load(kimi_folder)
+
+
 @pytest.fixture(params=["small", "kimi"])
 def tok(request: pytest.FixtureRequest) -> Tokenizer:
-    if request.param == "small":
-        return request.getfixturevalue("small")
-    return Tokenizer.load(request.getfixturevalue("kimi_folder"))
+    return request.getfixturevalue(request.param)
+
+
+@pytest.fixture(params=["thinking", "instruct"])
+def either(request: pytest.FixtureRequest, tok: Tokenizer) -> Tokenizer:
+    """Each tokenizer with each template."""
+    tok = copy.copy(tok)
+    tok.template = request.param
+    return tok
