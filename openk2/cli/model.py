@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +13,7 @@ import click
 
 from openk2.errors import UserError
 from openk2.model.config import PRESETS, ModelConfig
+from openk2.model.expected import storage
 from openk2.paths import NANO
 
 _PARTS: tuple[str, ...] = ("embedding", "head", "attention", "dense", "router", "shared", "routed", "norms")
@@ -23,9 +27,12 @@ def command() -> None:
 @command.command()
 @click.argument("name", metavar="NAME_OR_FOLDER")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
-def info(name: str, as_json: bool) -> None:
+@click.option("--check", is_flag=True, help="Read the whole folder: every tensor there, of its shape, no NaN.")
+def info(name: str, as_json: bool, check: bool) -> None:
     """Parameters, bytes on disk by part and cache bytes per token of a preset, `nano`, `depth:N` or a folder."""
     data = describe(name)
+    if check:
+        data["tensors_checked"] = _checked(name)
     if as_json:
         click.echo(json.dumps(data))
         return
@@ -47,9 +54,20 @@ def info(name: str, as_json: bool) -> None:
     console.print(
         f"{shape['layers']} layers of width {shape['hidden']}, {shape['heads']} heads, {shape['experts']} experts "
         f"({shape['experts_per_token']} a token, {shape['shared_experts']} shared), vocabulary {shape['vocabulary']}, "
-        f"context {shape['context']}; routed experts in {data['routed_experts']}; "
+        f"context {shape['context']:,}; routed experts in {data['routed_experts']}; "
         f"latent cache {_bytes(data['cache_bytes_per_token'])} a token"
     )
+    if check:
+        console.print(f"{data['tensors_checked']:,} tensors are whole, of the right shape and free of NaN and infinity")
+
+
+def _checked(name: str) -> int:
+    from openk2.model.checkpoint import check_values
+
+    folder = _find(name)[1]
+    if folder is None:
+        raise UserError(f"{name} is a description, not a checkpoint folder: there is nothing to check.")
+    return check_values(folder)
 
 
 def describe(name: str) -> dict[str, Any]:
@@ -57,8 +75,8 @@ def describe(name: str) -> dict[str, Any]:
     config, folder = _find(name)
     count = config.count()
     parts = {part: getattr(count, part) for part in _PARTS}
-    int4 = config.quantization_config is not None
-    sizes = _measured(folder) if folder else _computed(config, parts, int4)
+    form = storage(config)
+    sizes = _measured(folder) if folder else _computed(config, parts, form == "int4")
     return {
         "name": name,
         "parameters": {
@@ -66,7 +84,7 @@ def describe(name: str) -> dict[str, Any]:
             "parts": parts,
         },
         "bytes": {"total": sum(sizes.values()), "measured": folder is not None, "parts": sizes},
-        "routed_experts": "int4" if int4 else "bf16",
+        "routed_experts": form,
         "cache_bytes_per_token": config.cache_bytes_per_token(),
         "shape": {
             "layers": config.num_hidden_layers, "hidden": config.hidden_size, "heads": config.num_attention_heads,
@@ -137,6 +155,98 @@ def _scaled(n: int, units: tuple[str, ...]) -> str:
             break
         value /= 1000
     return f"{value:.4g}{unit}"
+
+
+_OUT = click.argument("out", type=click.Path(path_type=Path))
+_SRC = click.argument("src", type=click.Path(exists=True, path_type=Path))
+_FORMS = click.Choice(["bf16", "int4", "fp32"])
+
+
+def _size(_: click.Context, __: click.Parameter, text: str) -> int:
+    """`5GB`, `500MB` or bytes."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)B?", text.strip(), re.IGNORECASE)
+    size = int(float(found[1]) * 1000 ** " KMGT".index(found[2].upper() or " ")) if found else 0
+    if size < 1:
+        raise click.BadParameter(f"{text!r} is no size; write it as 5GB or 500MB.")
+    return size
+
+
+_SHARD = click.option("--shard-size", default="5GB", show_default=True, callback=_size, help="Largest file of OUT.")
+
+
+@command.command()
+@_SRC
+@_OUT
+@click.option("--to", "form", required=True, type=_FORMS, help="What weights are stored in; int4: the routed experts.")
+@_SHARD
+def convert(src: Path, out: Path, form: str, shard_size: int) -> None:
+    """Write checkpoint SRC (bf16, fp16, fp32, block-FP8 or INT4) as OUT, piece by piece."""
+    _convert(src, out, form, shard_size)
+
+
+@command.command()
+@_SRC
+@_OUT
+@_SHARD
+def quantize(src: Path, out: Path, shard_size: int) -> None:
+    """Quantise the routed experts of checkpoint SRC to INT4, as `convert --to int4`."""
+    _convert(src, out, "int4", shard_size)
+
+
+@command.command()
+@click.argument("name", metavar="NAME_OR_FOLDER")
+@_OUT
+@click.option("--format", "form", default="bf16", show_default=True, type=_FORMS)
+@click.option("--seed", default=0, show_default=True)
+@click.option("--layers", type=click.IntRange(min=1), help="Number of layers, when not the network's own.")
+@click.option("--tokenizer", type=click.Path(exists=True, path_type=Path), help="Folder whose tokenizer OUT gets.")
+@_SHARD
+def random(
+    name: str, out: Path, form: str, seed: int, layers: int | None, tokenizer: Path | None, shard_size: int
+) -> None:
+    """Write random weights of a preset, `depth:N` or a folder's config.json: a stand-in for tests and measurements."""
+    from openk2.model.convert import RandomSource, copy_extras
+    from openk2.model.convert import convert as write
+
+    config = _find(name)[0]
+    if layers:
+        config = dataclasses.replace(config, num_hidden_layers=layers)
+    extras = copy_extras(tokenizer) if tokenizer else lambda folder: None
+    _written(out, lambda progress: write(
+        RandomSource(config, seed), out, form, shard_bytes=shard_size, extras=extras, progress=progress
+    ))  # fmt: skip
+
+
+def _convert(src: Path, out: Path, form: str, shard_size: int) -> None:
+    from openk2.model.convert import FolderSource, copy_extras
+    from openk2.model.convert import convert as write
+
+    source = FolderSource(src)
+    _written(out, lambda progress: write(
+        source, out, form, shard_bytes=shard_size, extras=copy_extras(src), progress=progress
+    ))  # fmt: skip
+
+
+class _Stopped(UserError):
+    exit_code = 130
+
+
+def _written(out: Path, work: Callable[[Callable[[int, int], None]], int]) -> None:
+    """Run `work` with a progress bar and say what was written."""
+    import time
+
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
+
+    start = time.monotonic()
+    columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("", total=None)
+        try:
+            size = work(lambda done, total: bar.update(task, completed=done, total=total))
+        except KeyboardInterrupt:
+            raise _Stopped("stopped; the same command goes on where it stopped.") from None
+    click.echo(f"{out}: {_bytes(size)} in {time.monotonic() - start:.1f} s")
 
 
 @command.command()

@@ -29,12 +29,21 @@ def quantize(weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     groups = np.ascontiguousarray(weight, np.float32).reshape(*weight.shape[:-1], -1, GROUP)
     low, high = groups.min(-1), groups.max(-1)
     magnitude = np.maximum(np.maximum(-low, high), _SMALLEST) / np.float32(8)
-    magnitude = ((magnitude.view(np.int32) + _HALF) & ~_DROPPED).view(np.float32)
+    magnitude = _rounded(magnitude)
     scale = np.where(high > -low, -magnitude, magnitude)
     q = groups / scale[..., None]
     np.rint(q, out=q)
     np.clip(q, -8, 7, out=q)
     return q.astype(np.int8).reshape(weight.shape), scale
+
+
+def scale_bits(scale: np.ndarray) -> np.ndarray:
+    """Any float32 scales, rounded as `quantize` rounds its own (5 significant bits) -> their bf16 bits, uint16."""
+    return (_rounded(np.ascontiguousarray(scale, np.float32)).view(np.uint32) >> np.uint32(16)).astype(np.uint16)
+
+
+def _rounded(scale: np.ndarray) -> np.ndarray:
+    return ((scale.view(np.int32) + _HALF) & ~_DROPPED).view(np.float32)
 
 
 def pack(q: np.ndarray) -> np.ndarray:
