@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from ctypes import CDLL
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from openk2.cli import settings
+from openk2.engine.kernels.build import build
+from openk2.engine.kernels.native import declare
+from openk2.errors import UserError
 
 
 @pytest.fixture
@@ -19,6 +23,25 @@ def serve() -> Iterator[Callable[..., Any]]:
 
     with ExitStack() as servers:
         yield lambda *args, **named: servers.enter_context(StubServer(*args, **named))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def built_kernels() -> Iterator[Path | None]:
+    """The CPU kernels, built once: in its own empty home, each command would start to build them again."""
+    try:
+        path = build()
+    except UserError:
+        path = None
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OPENK2_KERNELS", str(path or "off"))
+        yield path
+
+
+@pytest.fixture(scope="session")
+def kernels(built_kernels: Path | None) -> CDLL:
+    if built_kernels is None:
+        pytest.skip("the kernels cannot be built here")
+    return declare(CDLL(str(built_kernels)))
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import platform
-import shutil
 import sys
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -52,7 +51,7 @@ def examine() -> dict[str, Any]:
         "sandbox": _sandbox(),
         "search": {"SQLite FTS5": _fts5()},
         "parts": {name: _part(name, use) for name, use in PARTS.items()},
-        "compiler": next((c for c in ("cc", "gcc", "clang") if shutil.which(c)), "none (numpy serves)"),
+        "kernels": {"processor": _kernels()},
         "runs": str(runs_dir()),
         "cache": str(cache_dir()),
         "settings": f"{config_path()}{'' if config_path().exists() else ' (none)'}",
@@ -70,6 +69,12 @@ def _model() -> dict[str, Any]:
     return {
         "nano": _entry(size > 0, f"{size / 1e6:.1f} MB" if size else "not in this checkout; use --model or --base-url")
     }
+
+
+def _kernels() -> dict[str, Any]:
+    from openk2.engine.kernels import status
+
+    return _entry(*status())
 
 
 def _library() -> dict[str, Any]:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from openk2.engine import Engine
 from openk2.engine.cache import LatentCache
+from openk2.engine.forward import Forward
+from openk2.engine.kernels.native import Native
+from openk2.engine.twin import Twin
+from openk2.engine.weights import Weights
+from openk2.model.config import ModelConfig
 
 torch = pytest.importorskip("torch", reason="the oracle needs torch")
 transformers = pytest.importorskip("transformers", reason="the oracle is transformers")
@@ -56,17 +61,26 @@ def twin(folder: Path, dtype: Any = torch.float32, **changes: Any) -> Any:
     ).eval()
 
 
-def difference(folder: Path, model: Any, pieces: list[int]) -> float:
+@pytest.fixture(params=["twin", "kernels"])
+def executor(request: pytest.FixtureRequest) -> Callable[[ModelConfig, Weights], Twin | Native]:
+    if request.param == "twin":
+        return Twin
+    library = request.getfixturevalue("kernels")
+    return lambda config, weights: Native(library, config, weights)
+
+
+def difference(folder: Path, model: Any, pieces: list[int], executor: Callable[..., Any]) -> float:
     """The largest difference of any logit, with the ids appended in pieces of these sizes."""
-    engine = Engine.load(folder)
-    ids = np.random.default_rng(1).integers(0, engine.config.vocab_size, sum(pieces)).tolist()
+    config = ModelConfig.from_folder(folder)
+    weights = Weights.load(folder, config)
+    forward = Forward(config, weights, executor(config, weights))
+    ids = np.random.default_rng(1).integers(0, config.vocab_size, sum(pieces)).tolist()
     with torch.no_grad():
         expected = model(torch.tensor([ids])).logits[0].numpy()
-    config = engine.config
     cache = LatentCache(config.num_hidden_layers, config.kv_lora_rank + config.qk_rope_head_dim)
     got, start = [], 0
     for size in pieces:
-        got.append(engine.forward.logits(engine.forward.run(ids[start : start + size], cache)))
+        got.append(forward.logits(forward.run(ids[start : start + size], cache)))
         start += size
     assert np.abs(expected).max() > 1
     return float(np.abs(np.concatenate(got) - expected).max())
@@ -74,17 +88,17 @@ def difference(folder: Path, model: Any, pieces: list[int]) -> float:
 
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("pieces", [[60], [1] * 60, [40, 1, 1, 17, 1]], ids=["prefill", "decode", "mixed"])
-def test_logits_equal_transformers(tmp_path: Path, shape: str, pieces: list[int]) -> None:
+def test_logits_equal_transformers(tmp_path: Path, shape: str, pieces: list[int], executor: Callable[..., Any]) -> None:
     model = twin(tmp_path, **SHAPES[shape])
-    assert difference(tmp_path, model, pieces) < 1e-4
+    assert difference(tmp_path, model, pieces, executor) < 1e-4
 
 
-def test_bf16_weights(tmp_path: Path) -> None:
+def test_bf16_weights(tmp_path: Path, executor: Callable[..., Any]) -> None:
     model = twin(tmp_path, torch.bfloat16, q_lora_rank=24)
-    assert difference(tmp_path, model, [30, 1, 1]) < 1e-4
+    assert difference(tmp_path, model, [30, 1, 1], executor) < 1e-4
 
 
 @pytest.mark.parametrize("pieces", [[700], [650, *[2] * 25]], ids=["expanded", "absorbed"])
-def test_several_prefill_steps(tmp_path: Path, pieces: list[int]) -> None:
+def test_several_prefill_steps(tmp_path: Path, pieces: list[int], executor: Callable[..., Any]) -> None:
     model = twin(tmp_path, max_position_embeddings=1024)
-    assert difference(tmp_path, model, pieces) < 1e-4
+    assert difference(tmp_path, model, pieces, executor) < 1e-4

@@ -6,10 +6,14 @@ import numpy as np
 import pytest
 
 from openk2.engine import Engine
+from openk2.engine.forward import Forward
 from openk2.engine.sampler import Sampler
+from openk2.engine.twin import Twin
+from openk2.engine.weights import Weights
 from openk2.errors import UserError
-from openk2.model.checkpoint import Stored, save
+from openk2.model.checkpoint import save
 from openk2.model.config import INT4_CONFIG, ModelConfig
+from openk2.model.safetensors import Stored
 from openk2.quant import packing
 
 CONFIG = ModelConfig(
@@ -24,10 +28,14 @@ def random_tensors(config: ModelConfig = CONFIG) -> dict[str, np.ndarray]:
     hidden, heads = config.hidden_size, config.num_attention_heads
     tensors = {"model.embed_tokens.weight": rng.normal(size=(config.vocab_size, hidden))}
     tensors["model.norm.weight"] = np.ones(hidden)
+    if not config.tie_word_embeddings:
+        tensors["lm_head.weight"] = rng.normal(size=(config.vocab_size, hidden))
     for i in range(config.num_hidden_layers):
         name = f"model.layers.{i}."
         shapes = {
             "self_attn.q_proj": (heads * config.qk_head_dim, hidden),
+            "self_attn.q_a_proj": (config.q_lora_rank or 0, hidden),
+            "self_attn.q_b_proj": (heads * config.qk_head_dim, config.q_lora_rank or 0),
             "self_attn.kv_a_proj_with_mqa": (config.kv_lora_rank + config.qk_rope_head_dim, hidden),
             "self_attn.kv_b_proj": (heads * (config.qk_nope_head_dim + config.v_head_dim), config.kv_lora_rank),
             "self_attn.o_proj": (hidden, heads * config.v_head_dim),
@@ -35,15 +43,20 @@ def random_tensors(config: ModelConfig = CONFIG) -> dict[str, np.ndarray]:
         blocks = {"mlp.": config.intermediate_size}
         if config.is_moe(i):
             blocks = {f"mlp.experts.{e}.": config.moe_intermediate_size for e in range(config.n_routed_experts)}
-            blocks["mlp.shared_experts."] = config.moe_intermediate_size
+            if config.n_shared_experts:
+                blocks["mlp.shared_experts."] = config.n_shared_experts * config.moe_intermediate_size
             shapes["mlp.gate"] = (config.n_routed_experts, hidden)
             tensors[name + "mlp.gate.e_score_correction_bias"] = rng.normal(size=config.n_routed_experts) * 0.1
+        for part in ("q_a_proj", "q_b_proj") if config.q_lora_rank is None else ("q_proj",):
+            del shapes[f"self_attn.{part}"]
         for block, width in blocks.items():
             shapes |= {f"{block}{part}_proj": (width, hidden) for part in ("gate", "up")}
             shapes[f"{block}down_proj"] = (hidden, width)
         tensors |= {f"{name}{part}.weight": rng.normal(size=s) / s[1] ** 0.5 for part, s in shapes.items()}
-        for norm, size in (("input", hidden), ("post_attention", hidden), ("self_attn.kv_a_", config.kv_lora_rank)):
-            tensors[f"{name}{norm}{'' if norm.endswith('_') else '_'}layernorm.weight"] = np.ones(size)
+        norms = {"input_": hidden, "post_attention_": hidden, "self_attn.kv_a_": config.kv_lora_rank}
+        if config.q_lora_rank is not None:
+            norms["self_attn.q_a_"] = config.q_lora_rank
+        tensors |= {f"{name}{norm}layernorm.weight": rng.uniform(0.5, 1.5, size) for norm, size in norms.items()}
     return tensors
 
 
@@ -129,9 +142,6 @@ def test_the_window_and_the_vocabulary_are_kept(engine: Engine) -> None:
 
 def test_int4_experts_and_a_small_expert_cache(tmp_path: Path) -> None:
     """Packed experts give exactly the logits of their dequantised values, however few of them are kept unpacked."""
-    from openk2.engine.tensors import Tensors
-    from openk2.engine.weights import Weights
-
     plain, packed = {}, {}
     for name, tensor in random_tensors().items():
         if ".experts." not in name:
@@ -146,14 +156,16 @@ def test_int4_experts_and_a_small_expert_cache(tmp_path: Path) -> None:
         packed[name + "_shape"] = Stored.of(np.array(tensor.shape, np.int64))
     save(tmp_path / "plain", CONFIG, plain)
     save(tmp_path / "packed", ModelConfig(**{**vars(CONFIG), "quantization_config": INT4_CONFIG}), packed)
-    engines = [Engine.load(tmp_path / name) for name in ("plain", "packed")]
-    three = Weights(CONFIG, Tensors(tmp_path / "packed"), expert_cache_bytes=3 * 12 * 64 * 32)
+    weights = {name: Weights.load(tmp_path / name, CONFIG) for name in ("plain", "packed")}
+    twins = [Twin(CONFIG, weights["plain"]), Twin(CONFIG, weights["packed"])]
+    twins.append(Twin(CONFIG, weights["packed"], expert_cache_bytes=3 * 12 * 64 * 32))
     results = []
-    for engine in [*engines, Engine(CONFIG, three)]:
-        session = engine.session()
+    for twin in twins:
+        session = Engine(CONFIG, weights["packed"]).session()
+        session.engine.forward = Forward(CONFIG, weights["packed"], twin)
         session.append(ids(60))
         results.append((list(session.generate(max_tokens=20)), session.logits))
-    assert len(three._experts) == 3
+    assert len(twins[2]._experts) == 3
     for made, logits in results[1:]:
         assert made == results[0][0]
         np.testing.assert_array_equal(logits, results[0][1])

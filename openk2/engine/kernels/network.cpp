@@ -1,0 +1,478 @@
+// The DeepSeek-V3/Kimi K2 network for any number of new tokens of any number of sequences in one call: decoding,
+// batched decoding and prefill are the same code, and every weight is read once a call.
+// Legend: T tokens, H hidden, A heads, N nope, R rope, V value, C latent, E experts, I expert width, k experts a token.
+#include "attention.h"
+#include "pool.h"
+
+namespace {
+
+struct Expert {  // SwiGLU: gate and up [I, H], down [H, I]
+    Matrix gate, up, down;
+};
+
+struct Layer {
+    const float *attention_norm, *query_norm, *latent_norm, *mlp_norm, *bias;  // bias [E]: selects only
+    Matrix query_down, query, latent, key_value, out, router;                  // without data: there is none
+    Expert always;                                                             // the dense or the shared experts
+    const Expert *experts;
+};
+
+struct Model {
+    int64_t layers, hidden, heads, nope, rope, value, rank, experts, chosen, groups, kept_groups, renormalise;
+    float eps, latent_eps, softmax_scale, routed_scale;
+    const Layer *layer;
+    const float *norm;
+    Matrix embedding, head;
+};
+
+struct Sequence {
+    const int64_t *ids;
+    int64_t count;   // of new ids
+    int64_t length;  // of what the cache holds already
+    float *const *blocks;
+};
+
+constexpr int64_t ROWS = 32;  // of one task: a multiple of BUNDLE, so that tasks share no cache line of a result
+
+// Rows of floats with their addresses, reused by later calls of the same thread.
+struct Table {
+    std::vector<float> values;
+    std::vector<float *> rows;
+    int64_t width = 0;
+
+    void shape(int64_t count, int64_t columns) {
+        width = columns;
+        values.resize(size_t(count * columns));
+        rows.resize(size_t(count));
+        for (int64_t t = 0; t < count; t++) rows[size_t(t)] = values.data() + t * columns;
+    }
+    float *operator[](int64_t t) const { return rows[size_t(t)]; }
+    const float *const *in() const { return rows.data(); }
+    float *const *out() const { return rows.data(); }
+};
+
+inline float inverse_rms(const float *x, int64_t n, float eps) {
+    Floats total = {};
+    int64_t i = 0;
+    for (; i + LANES <= n; i += LANES) {
+        Floats v = load(x + i);
+        total += v * v;
+    }
+    float squares = sum(total);
+    for (; i < n; i++) squares += x[i] * x[i];
+    return 1 / std::sqrt(squares / float(n) + eps);
+}
+
+inline void rms_norm(const float *x, const float *weight, int64_t n, float eps, float *y) {
+    const float scale = inverse_rms(x, n, eps);
+    for (int64_t i = 0; i < n; i++) y[i] = x[i] * scale * weight[i];
+}
+
+// Pairs (x0, x1), (x2, x3), ... times the complex numbers `turn`.
+inline void rotate(const float *x, const float *turn, int64_t n, float *y) {
+    for (int64_t i = 0; i < n; i += 2) {
+        const float a = x[i], b = x[i + 1];
+        y[i] = a * turn[i] - b * turn[i + 1];
+        y[i + 1] = a * turn[i + 1] + b * turn[i];
+    }
+}
+
+struct Product {  // y[t] (+)= matrix . x[t]
+    const Matrix *matrix;
+    const float *const *x;
+    float *const *y;
+    bool add;
+};
+
+// Rows a task: enough bytes that fetching a task costs little, few enough that all threads have work.
+inline int64_t rows_a_task(const Matrix &m, int threads) {
+    if (threads <= 1) return m.rows;
+    const int64_t share = m.rows / (threads * 4) / ROWS * ROWS;
+    return std::max(ROWS, std::min<int64_t>(share, 512));
+}
+
+void multiply_all(std::initializer_list<Product> products, int64_t tokens, int threads) {
+    std::vector<int64_t> borders{0};
+    for (const Product &p : products) {
+        const int64_t step = rows_a_task(*p.matrix, threads);
+        borders.push_back(borders.back() + (p.matrix->rows + step - 1) / step);
+    }
+    parallel(borders.back(), threads, [&](int64_t task) {
+        size_t which = 0;
+        while (task >= borders[which + 1]) which++;
+        const Product &p = products.begin()[which];
+        const int64_t step = rows_a_task(*p.matrix, threads), begin = (task - borders[which]) * step;
+        multiply(*p.matrix, begin, std::min(begin + step, p.matrix->rows), p.x, tokens, p.y, p.add);
+    });
+}
+
+// What an INT4 matrix reads instead of x; x itself for the other formats.
+const Table &as_read_by(const Matrix &m, const Table &x, int64_t tokens, Table &bundles) {
+    if (m.format != INT4) return x;
+    bundles.shape(tokens, m.columns);
+    for (int64_t t = 0; t < tokens; t++) bundle(x[t], bundles[t], m.columns);
+    return bundles;
+}
+
+class Step {
+  public:
+    Step(const Model &model, const Sequence *sequences, int64_t count, const float *turns, int64_t block_rows,
+         int threads)
+        : m(model), turns_(turns), block_rows_(block_rows), threads_(threads) {
+        for (int64_t s = 0; s < count; s++)
+            for (int64_t i = 0; i < sequences[s].count; i++)
+                places.push_back({&sequences[s], sequences[s].length + i});
+        tokens = int64_t(places.size());
+    }
+
+    void run(float *const *hidden) {
+        x.shape(tokens, m.hidden);
+        for (int64_t t = 0; t < tokens; t++) {
+            const Sequence &s = *places[size_t(t)].sequence;
+            embed(s.ids[places[size_t(t)].position - s.length], x[t]);
+        }
+        for (int64_t i = 0; i < m.layers; i++) {
+            attention(m.layer[i], i);
+            feed_forward(m.layer[i]);
+        }
+        for (int64_t t = 0; t < tokens; t++) rms_norm(x[t], m.norm, m.hidden, m.eps, hidden[t]);
+    }
+
+  private:
+    struct Place {
+        const Sequence *sequence;
+        int64_t position;
+    };
+    struct Group {  // queries of one task: heads [head, head + heads) of tokens [token, token + tokens) of a sequence
+        int64_t token, tokens, head, heads;
+    };
+    struct Piece {  // rows of an expert's tokens
+        const Expert *expert;
+        int64_t begin, end;  // in `slots`
+    };
+
+    const Model &m;
+    const float *turns_;
+    const int64_t block_rows_;
+    const int threads_;
+    std::vector<Place> places;
+    int64_t tokens = 0;
+    // One set a thread: the next call finds the memory it needs.
+    struct Space {
+        Table x, h, bundles, low, query, latent, heads, more, scores, active;
+        std::vector<Group> groups;
+        std::vector<Piece> pieces;
+        std::vector<int64_t> chosen, slots;
+        std::vector<float> mix, weights;
+        std::vector<const float *> inputs;
+        std::vector<float *> outputs;
+    };
+    static Space &space() {
+        static thread_local Space space;
+        return space;
+    }
+    Space &own = space();
+    Table &x = own.x;
+
+    void embed(int64_t id, float *to) const {
+        const Matrix &e = m.embedding;
+        if (e.format == BF16) return unpack(e, id, to);
+        memcpy(to, static_cast<const float *>(e.data) + id * m.hidden, size_t(m.hidden) * sizeof(float));
+    }
+
+    // --- attention ---
+
+    void attention(const Layer &layer, int64_t index) {
+        Table &h = own.h;
+        h.shape(tokens, m.hidden);
+        for (int64_t t = 0; t < tokens; t++) rms_norm(x[t], layer.attention_norm, m.hidden, m.eps, h[t]);
+        const Matrix &first = layer.query_down.data ? layer.query_down : layer.query;
+        Table &query = own.query, &low = layer.query_down.data ? own.low : own.query, &latent = own.latent;
+        low.shape(tokens, first.rows);
+        latent.shape(tokens, m.rank + m.rope);
+        const Table &input = as_read_by(first, h, tokens, own.bundles);
+        multiply_all({{&first, input.in(), low.out(), false},
+                      {&layer.latent, as_read_by(layer.latent, h, tokens, own.more).in(), latent.out(), false}},
+                     tokens, threads_);
+        if (layer.query_down.data) {
+            for (int64_t t = 0; t < tokens; t++)
+                rms_norm(low[t], layer.query_norm, layer.query.columns, m.latent_eps, low[t]);
+            query.shape(tokens, layer.query.rows);
+            const Table &read = as_read_by(layer.query, low, tokens, own.bundles);
+            multiply_all({{&layer.query, read.in(), query.out(), false}}, tokens, threads_);
+        }
+        for (int64_t t = 0; t < tokens; t++) {
+            const Place &place = places[size_t(t)];
+            float *row = cache(*place.sequence, index).at(place.position);
+            rms_norm(latent[t], layer.latent_norm, m.rank, m.latent_eps, row);
+            rotate(latent[t] + m.rank, turns_ + place.position * m.rope, m.rope, row + m.rank);
+        }
+        own.heads.shape(tokens, m.heads * m.value);
+        make_groups();
+        parallel(int64_t(own.groups.size()), threads_,
+                 [&](int64_t i) { mix_heads(layer, index, own.groups[size_t(i)], query, own.heads); });
+        const Table &read = as_read_by(layer.out, own.heads, tokens, own.bundles);
+        multiply_all({{&layer.out, read.in(), x.out(), true}}, tokens, threads_);
+    }
+
+    Cache cache(const Sequence &s, int64_t layer) const {
+        const int64_t width = m.rank + m.rope;
+        return {s.blocks, layer * block_rows_ * width, block_rows_, width};
+    }
+
+    void make_groups() {
+        own.groups.clear();
+        for (int64_t t = 0; t < tokens;) {
+            int64_t end = t + 1;
+            while (end < tokens && places[size_t(end)].sequence == places[size_t(t)].sequence) end++;
+            // One token: all its heads together read the cache once. Many: tokens share the head's projections.
+            const int64_t whole = (m.heads + threads_ - 1) / threads_;
+            const int64_t heads = end - t == 1 ? std::min(QUERIES, whole) : std::min<int64_t>(2, m.heads);
+            const int64_t step = QUERIES / heads;
+            for (; t < end; t += step)
+                for (int64_t head = 0; head < m.heads; head += heads)
+                    own.groups.push_back({t, std::min(step, end - t), head, std::min(heads, m.heads - head)});
+            t = end;
+        }
+    }
+
+    void mix_heads(const Layer &layer, int64_t index, const Group &g, const Table &query, const Table &heads) const {
+        static thread_local Table absorbed, mixed, turned;
+        const int64_t width = m.rank + m.rope, count = g.tokens * g.heads;
+        absorbed.shape(count, width);
+        mixed.shape(count, m.rank);
+        turned.shape(1, m.nope + m.rope);
+        const float *nope[QUERIES];
+        float *result[QUERIES];
+        int64_t seen[QUERIES];
+        for (int64_t i = 0; i < g.heads; i++) {
+            const int64_t head = g.head + i;
+            for (int64_t j = 0; j < g.tokens; j++) {
+                const int64_t t = g.token + j;
+                const float *q = query[t] + head * (m.nope + m.rope);
+                float *to = absorbed[i * g.tokens + j];
+                nope[j] = q;
+                rotate(q + m.nope, turns_ + places[size_t(t)].position * m.rope, m.rope, to + m.rank);
+                seen[i * g.tokens + j] = places[size_t(t)].position + 1;
+            }
+            const int64_t row = head * (m.nope + m.value);
+            float *const *to = absorbed.out() + i * g.tokens;
+            if (layer.key_value.format == BF16)
+                combine(static_cast<const uint16_t *>(layer.key_value.data) + row * m.rank, m.rank, m.nope, m.rank, nope,
+                        g.tokens, to, false);
+            else
+                combine(static_cast<const float *>(layer.key_value.data) + row * m.rank, m.rank, m.nope, m.rank, nope,
+                        g.tokens, to, false);
+            for (int64_t j = 0; j < g.tokens; j++)
+                for (int64_t c = 0; c < width; c++) to[j][c] *= m.softmax_scale;
+        }
+        attend(absorbed.in(), seen, count, cache(*places[size_t(g.token)].sequence, index), m.rank, mixed.out());
+        for (int64_t i = 0; i < g.heads; i++) {
+            const int64_t head = g.head + i, row = head * (m.nope + m.value) + m.nope;
+            for (int64_t j = 0; j < g.tokens; j++) result[j] = heads[g.token + j] + head * m.value - row;
+            multiply(layer.key_value, row, row + m.value, mixed.in() + i * g.tokens, g.tokens, result);
+        }
+    }
+
+    // --- experts ---
+
+    void feed_forward(const Layer &layer) {
+        Table &h = own.h;
+        for (int64_t t = 0; t < tokens; t++) rms_norm(x[t], layer.mlp_norm, m.hidden, m.eps, h[t]);
+        own.pieces.clear();
+        own.slots.clear();
+        own.weights.clear();
+        int64_t width = 0;
+        auto add_piece = [&](const Expert &expert, int64_t begin) {
+            own.pieces.push_back({&expert, begin, int64_t(own.slots.size())});
+            width = std::max(width, expert.gate.rows);
+        };
+        if (layer.always.gate.data) {
+            for (int64_t t = 0; t < tokens; t++) own.slots.push_back(t);
+            own.weights.assign(size_t(tokens), 1.0f);
+            add_piece(layer.always, 0);
+        }
+        if (layer.router.data) {
+            route(layer, h);
+            for (int64_t e = 0; e < m.experts; e++) {
+                const int64_t begin = int64_t(own.slots.size());
+                for (int64_t i = 0; i < tokens * m.chosen; i++)
+                    if (own.chosen[size_t(i)] == e) {
+                        own.slots.push_back(i / m.chosen);
+                        own.weights.push_back(own.mix[size_t(i)]);
+                    }
+                if (int64_t(own.slots.size()) > begin) add_piece(layer.experts[e], begin);
+            }
+        }
+        run_experts(h, width);
+    }
+
+    // The experts [T, k] of the highest biased scores and their weights from the unbiased ones (DeepSeek-V3 2.1.2).
+    void route(const Layer &layer, const Table &h) {
+        own.scores.shape(tokens, m.experts);
+        const Table &read = as_read_by(layer.router, h, tokens, own.bundles);
+        multiply_all({{&layer.router, read.in(), own.scores.out(), false}}, tokens, tokens < 8 ? 1 : threads_);
+        own.chosen.resize(size_t(tokens * m.chosen));
+        own.mix.resize(size_t(tokens * m.chosen));
+        static thread_local std::vector<float> biased, groups;
+        biased.resize(size_t(m.experts));
+        for (int64_t t = 0; t < tokens; t++) {
+            float *score = own.scores[t];
+            for (int64_t e = 0; e < m.experts; e++) {
+                score[e] = 1 / (1 + std::exp(-score[e]));
+                biased[size_t(e)] = score[e] + layer.bias[e];
+            }
+            if (m.groups > 1) keep_best_groups(biased, groups);
+            int64_t *chosen = &own.chosen[size_t(t * m.chosen)];
+            float *mix = &own.mix[size_t(t * m.chosen)], total = 0;
+            for (int64_t i = 0; i < m.chosen; i++) {
+                chosen[i] = take_highest(biased);
+                mix[i] = score[chosen[i]];
+                total += mix[i];
+            }
+            for (int64_t i = 0; i < m.chosen; i++)
+                mix[i] = (m.renormalise ? mix[i] / (total + 1e-20f) : mix[i]) * m.routed_scale;
+        }
+    }
+
+    // The index of the highest value, which becomes TAKEN: never chosen twice, also among -infinity and NaN.
+    static constexpr float TAKEN = -INFINITY;
+    static int64_t take_highest(std::vector<float> &values) {
+        int64_t best = -1, spare = -1;
+        for (size_t e = 0; e < values.size(); e++) {
+            if (values[e] != values[e]) {  // NaN: it is told by the sampler
+                best = int64_t(e);
+                break;
+            }
+            if (values[e] == TAKEN) spare = int64_t(e);
+            else if (best < 0 || values[e] > values[size_t(best)]) best = int64_t(e);
+        }
+        if (best < 0) best = spare;
+        values[size_t(best)] = TAKEN;
+        return best;
+    }
+
+    void keep_best_groups(std::vector<float> &biased, std::vector<float> &groups) const {
+        const int64_t size = m.experts / m.groups;
+        groups.resize(size_t(m.groups));
+        for (int64_t g = 0; g < m.groups; g++) {
+            float first = -INFINITY, second = -INFINITY;
+            for (int64_t e = g * size; e < (g + 1) * size; e++) {
+                const float v = biased[size_t(e)];
+                if (v != v) first = v;
+                else if (v > first) second = first, first = v;
+                else if (v > second) second = v;
+            }
+            groups[size_t(g)] = size > 1 ? first + second : first;
+        }
+        std::vector<bool> kept(size_t(m.groups), false);
+        for (int64_t i = 0; i < m.kept_groups; i++) kept[size_t(take_highest(groups))] = true;
+        for (int64_t e = 0; e < m.experts; e++)
+            if (!kept[size_t(e / size)]) biased[size_t(e)] = TAKEN;
+    }
+
+    // x[t] += the weighted sum of the experts' outputs for it.
+    void run_experts(const Table &h, int64_t width) {
+        const int64_t slots = int64_t(own.slots.size()), pieces = int64_t(own.pieces.size());
+        bool packed = false;
+        for (const Piece &piece : own.pieces) packed |= piece.expert->gate.format == INT4;
+        if (packed) {
+            own.bundles.shape(tokens, m.hidden);
+            for (int64_t t = 0; t < tokens; t++) bundle(h[t], own.bundles[t], m.hidden);
+        }
+        own.active.shape(slots, width);
+        own.inputs.resize(size_t(slots));
+        own.outputs.resize(size_t(slots));
+        for (const Piece &piece : own.pieces) {
+            const Table &read = piece.expert->gate.format == INT4 ? own.bundles : h;
+            for (int64_t i = piece.begin; i < piece.end; i++) {
+                own.inputs[size_t(i)] = read[own.slots[size_t(i)]];
+                own.outputs[size_t(i)] = x[own.slots[size_t(i)]];
+            }
+        }
+        const int64_t parts = (width + ROWS - 1) / ROWS;
+        parallel(pieces * parts, threads_, [&](int64_t task) {
+            const Piece &piece = own.pieces[size_t(task / parts)];
+            const int64_t begin = task % parts * ROWS, end = std::min(begin + ROWS, piece.expert->gate.rows);
+            if (begin < end) activate(piece, begin, end);
+        });
+        const int64_t step = threads_ > 1 ? ROWS : m.hidden;
+        parallel((m.hidden + step - 1) / step, threads_, [&](int64_t task) {
+            const int64_t begin = task * step, end = std::min(begin + step, m.hidden);
+            for (const Piece &piece : own.pieces)
+                multiply(piece.expert->down, begin, end, own.active.in() + piece.begin, piece.end - piece.begin,
+                         own.outputs.data() + piece.begin, true);
+        });
+    }
+
+    // Rows [begin, end) of silu(gate . h) * (up . h), times the token's weight for this expert.
+    void activate(const Piece &piece, int64_t begin, int64_t end) const {
+        static thread_local Table gate, up;
+        static thread_local std::vector<float *> gates, ups;
+        const int64_t count = piece.end - piece.begin;
+        gate.shape(count, ROWS);
+        up.shape(count, ROWS);
+        gates.resize(size_t(count));
+        ups.resize(size_t(count));
+        for (int64_t i = 0; i < count; i++) {
+            gates[size_t(i)] = gate[i] - begin;
+            ups[size_t(i)] = up[i] - begin;
+        }
+        const Expert &expert = *piece.expert;
+        multiply(expert.gate, begin, end, own.inputs.data() + piece.begin, count, gates.data());
+        multiply(expert.up, begin, end, own.inputs.data() + piece.begin, count, ups.data());
+        const bool packed = expert.down.format == INT4;
+        for (int64_t i = 0; i < count; i++) {
+            float *to = own.active[piece.begin + i];
+            const float weight = own.weights[size_t(piece.begin + i)];
+            for (int64_t k = 0; k < ROWS; k += LANES) {
+                Floats g = load(gate[i] + k);
+                store(gate[i] + k, g / (1 + exponential(-g)) * load(up[i] + k) * weight);
+            }
+            if (packed)
+                for (int64_t k = begin; k < end; k++) to[bundled(k)] = gate[i][k - begin];
+            else
+                memcpy(to + begin, gate[i], size_t(end - begin) * sizeof(float));
+        }
+    }
+};
+
+}  // namespace
+
+extern "C" {
+
+int k2_lanes() { return LANES; }
+
+// Read the new ids of each sequence, fill their caches, and write the hidden states after the last norm, [T, H] in the
+// sequences' order. `turns`: [positions, R] cosines and sines in turn.
+void k2_run(const Model *model, const Sequence *sequences, int64_t count, const float *turns, int64_t block_rows,
+            int32_t threads, float *hidden) {
+    Step step(*model, sequences, count, turns, block_rows, threads);
+    int64_t tokens = 0;
+    for (int64_t s = 0; s < count; s++) tokens += sequences[s].count;
+    std::vector<float *> rows;
+    for (int64_t t = 0; t < tokens; t++) rows.push_back(hidden + t * model->hidden);
+    step.run(rows.data());
+}
+
+// logits [T, vocabulary] of hidden [T, H].
+void k2_logits(const Model *model, const float *hidden, int64_t tokens, int32_t threads, float *logits) {
+    std::vector<const float *> x;
+    std::vector<float *> y;
+    for (int64_t t = 0; t < tokens; t++) {
+        x.push_back(hidden + t * model->hidden);
+        y.push_back(logits + t * model->head.rows);
+    }
+    multiply_all({{&model->head, x.data(), y.data(), false}}, tokens, threads);
+}
+
+// y [T, rows] = matrix . x [T, columns]
+void k2_multiply(const Matrix *matrix, const float *x, int64_t tokens, int32_t threads, float *y) {
+    Table rows, bundles, results;
+    rows.shape(tokens, matrix->columns);
+    results.shape(tokens, matrix->rows);
+    memcpy(rows.values.data(), x, rows.values.size() * sizeof(float));
+    multiply_all({{matrix, as_read_by(*matrix, rows, tokens, bundles).in(), results.out(), false}}, tokens, threads);
+    memcpy(y, results.values.data(), results.values.size() * sizeof(float));
+}
+}
