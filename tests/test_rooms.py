@@ -15,6 +15,7 @@ KNOWS: dict[str, set[str]] = {
     "sandbox": set(),
     "quant": set(),
     "optim": {"model"},
+    "export": {"model", "quant", "chat"},
     "engine": {"model", "quant", "chat"},
     "tools": {"chat", "sandbox"},
     "library": {"tools"},

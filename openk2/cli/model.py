@@ -160,6 +160,7 @@ def _scaled(n: int, units: tuple[str, ...]) -> str:
 _OUT = click.argument("out", type=click.Path(path_type=Path))
 _SRC = click.argument("src", type=click.Path(exists=True, path_type=Path))
 _FORMS = click.Choice(["bf16", "int4", "fp32"])
+_GGUF_TYPES = click.Choice(["f32", "bf16", "q8_0", "q4_0"])
 
 
 def _size(_: click.Context, __: click.Parameter, text: str) -> int:
@@ -231,7 +232,9 @@ class _Stopped(UserError):
     exit_code = 130
 
 
-def _written(out: Path, work: Callable[[Callable[[int, int], None]], int]) -> None:
+def _written(
+    out: Path, work: Callable[[Callable[[int, int], None]], int], stopped: str = "stopped; the same command goes on."
+) -> None:
     """Run `work` with a progress bar and say what was written."""
     import time
 
@@ -245,20 +248,73 @@ def _written(out: Path, work: Callable[[Callable[[int, int], None]], int]) -> No
         try:
             size = work(lambda done, total: bar.update(task, completed=done, total=total))
         except KeyboardInterrupt:
-            raise _Stopped("stopped; the same command goes on where it stopped.") from None
+            raise _Stopped(stopped) from None
     click.echo(f"{out}: {_bytes(size)} in {time.monotonic() - start:.1f} s")
 
 
 @command.command()
-@click.argument("run", type=click.Path(exists=True, path_type=Path))
-@click.argument("out", type=click.Path(path_type=Path))
-@click.option("--int4/--bf16", default=True, show_default=True, help="Type of the routed experts.")
-@click.option("--tokenizer", type=click.Path(exists=True, path_type=Path), help="Folder (default: the run's own).")
+@_SRC
+@_OUT
+@click.option(
+    "--format",
+    "kind",
+    type=click.Choice(["hf", "gguf"]),
+    default="hf",
+    show_default=True,
+    help="A folder for transformers, vLLM, SGLang and openk2; or one file for llama.cpp.",
+)
+@click.option("--int4/--bf16", default=None, help="Routed experts [default: as in SRC; of a training run int4].")
+@click.option(
+    "--experts", type=_GGUF_TYPES, help="GGUF type of the routed experts [default: q4_0 for INT4, else bf16]."
+)
+@click.option("--dense", type=_GGUF_TYPES, default="bf16", show_default=True, help="GGUF type of all other matrices.")
+@click.option("--tokenizer", type=click.Path(exists=True, path_type=Path), help="Folder [default: SRC's own].")
 @click.option("--profile", type=click.Path(exists=True, path_type=Path), help="JSON file to become openk2.json.")
-def export(run: Path, out: Path, int4: bool, tokenizer: Path | None, profile: Path | None) -> None:
-    """Export a training RUN as a Hugging Face checkpoint folder OUT."""
+@_SHARD
+def export(
+    src: Path,
+    out: Path,
+    kind: str,
+    int4: bool | None,
+    experts: str | None,
+    dense: str,
+    tokenizer: Path | None,
+    profile: Path | None,
+    shard_size: int,
+) -> None:
+    """Write a training run or a checkpoint, SRC, for other programs: a Hugging Face folder or a GGUF file, OUT."""
+    run = src.is_file() or (src / "state.pt").exists()
+    if kind == "gguf" and run:
+        raise UserError(f"{src} is a training run; give `k2 model export {src} FOLDER` first, then export FOLDER.")
+    if kind == "gguf":
+        from openk2.export.gguf import export as write_gguf
+
+        notes: list[str] = []
+        _written(out, lambda progress: write_gguf(
+            src, out, experts, dense, tokenizer=tokenizer, progress=progress, note=notes.append
+        ), "stopped; nothing was written.")  # fmt: skip
+        for sentence in notes:
+            click.echo(sentence)
+    elif run:
+        _export_run(src, out, int4 is not False, tokenizer, profile)
+    else:
+        from openk2.export.hf import export as write_hf
+
+        form = None if int4 is None else "int4" if int4 else "bf16"
+        _written(out, lambda progress: write_hf(
+            src, out, form, tokenizer=tokenizer, profile=profile, shard_bytes=shard_size, progress=progress
+        ))  # fmt: skip
+
+
+def _export_run(run: Path, out: Path, int4: bool, tokenizer: Path | None, profile: Path | None) -> None:
     try:
         from openk2.train.export import export_run
     except ImportError:
         raise UserError("Exporting a training run needs torch; install it: pip install 'openk2[train]'") from None
-    click.echo(export_run(run, out, int4=int4, tokenizer=tokenizer, profile=profile))
+    from openk2.export.hf import add_tokenizer
+    from openk2.model.checkpoint import TOKENIZER_FILES
+
+    said = export_run(run, out, int4=int4, tokenizer=tokenizer, profile=profile)
+    if all((out / name).exists() for name in TOKENIZER_FILES):
+        add_tokenizer(out, out)
+    click.echo(said)
