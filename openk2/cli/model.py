@@ -232,21 +232,35 @@ class _Stopped(UserError):
     exit_code = 130
 
 
+_REPORT_SECONDS = 30  # between two lines of progress where there is no terminal
+
+
 def _written(
     out: Path, work: Callable[[Callable[[int, int], None]], int], stopped: str = "stopped; the same command goes on."
 ) -> None:
-    """Run `work` with a progress bar and say what was written."""
+    """Run `work` with its progress and the time left on stderr, and say what was written."""
     import time
 
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
 
-    start = time.monotonic()
+    start = said = time.monotonic()
+    console = Console(stderr=True)
     columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("", total=None)
+
+        def progress(done: int, total: int) -> None:
+            nonlocal said
+            bar.update(task, completed=done, total=total)
+            now = time.monotonic()
+            if bar.disable and now - said > _REPORT_SECONDS:
+                said = now
+                left = (now - start) * (total - done) / max(done, 1)
+                click.echo(f"{out}: {_bytes(done)} of {_bytes(total)}, {left:.0f} s left", err=True)
+
         try:
-            size = work(lambda done, total: bar.update(task, completed=done, total=total))
+            size = work(progress)
         except KeyboardInterrupt:
             raise _Stopped(stopped) from None
     click.echo(f"{out}: {_bytes(size)} in {time.monotonic() - start:.1f} s")
