@@ -3,10 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Protocol
 
 import numpy as np
 
 from openk2.errors import UserError
+
+
+class Constraint(Protocol):
+    """What may come next in a reply (`chat.grammar.Guide` is one). It sees every id, in order, through `accept`."""
+
+    def forced(self) -> int | None:
+        """The id that must come next, None where there is a choice."""
+        ...
+
+    def allows(self, token: int) -> bool:
+        """Whether an id may come next."""
+        ...
+
+    def restrict(self, logits: np.ndarray, refused: int) -> np.ndarray:
+        """A copy of float32 logits [V] with -inf at what may not come next; `refused` is what was chosen before."""
+        ...
+
+    def accept(self, token: int) -> None: ...
 
 
 class Sampler:
@@ -21,8 +40,18 @@ class Sampler:
         self.top_p = top_p
         self._random = np.random.default_rng(seed)
 
-    def choose(self, logits: np.ndarray) -> int:
-        """The next id for float32 logits [V]. Raises UserError when they are not finite."""
+    def choose(self, logits: np.ndarray, constraint: Constraint | None = None) -> int:
+        """The next id for float32 logits [V]. Raises UserError when they are not finite.
+
+        A constraint is asked only whether the choice is allowed. If not, the choice is made again among what is: by
+        rejection that is the distribution restricted to what is allowed, and where the model is right it costs nothing.
+        """
+        token = self._choose(logits)
+        if constraint is None or constraint.allows(token):
+            return token
+        return self._choose(constraint.restrict(logits, token))
+
+    def _choose(self, logits: np.ndarray) -> int:
         best = int(logits.argmax())  # numpy puts a NaN first, so one look at the winner finds any
         if not np.isfinite(logits[best]):
             raise UserError("The model computed values that are not numbers; its weights are damaged or incomplete.")

@@ -9,7 +9,7 @@ import numpy as np
 
 from openk2.engine.cache import LatentCache
 from openk2.engine.forward import Forward
-from openk2.engine.sampler import Sampler
+from openk2.engine.sampler import Constraint, Sampler
 from openk2.engine.threads import limit_blas
 from openk2.engine.weights import Weights
 from openk2.errors import UserError
@@ -81,12 +81,20 @@ class Session:
         top_p: float = 1.0,
         seed: int | Sequence[int] = 0,
         stop_ids: Collection[int] = (),
+        constraint: Constraint | None = None,
     ) -> Iterator[int]:
-        """Sample and append up to `max_tokens` ids, yielding each; ends behind a stop id or at the window's end."""
+        """Sample and append up to `max_tokens` ids, yielding each; ends behind a stop id or at the window's end.
+
+        What a constraint forces is appended without asking the model, which reads it together with what follows.
+        """
         sampler = Sampler(temperature, top_p, seed)
         for _ in range(min(max_tokens, self.engine.window - len(self.ids))):
-            token = sampler.choose(self.logits)
+            token = constraint.forced() if constraint else None
+            if token is None:
+                token = sampler.choose(self.logits, constraint)
             self.ids.append(token)
+            if constraint:
+                constraint.accept(token)
             yield token
             if token in stop_ids:
                 return

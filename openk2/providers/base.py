@@ -49,12 +49,16 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What one reply may use. None leaves the choice to the provider."""
+    """What one reply may use. None leaves the choice to the provider.
+
+    `tool_choice` is "auto", "none", "required" or the name of the tool that has to be called.
+    """
 
     max_tokens: int | None = None
     temperature: float | None = None
     top_p: float | None = None
     seed: int | None = None
+    tool_choice: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

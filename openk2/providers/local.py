@@ -1,5 +1,7 @@
 """Replies from a checkpoint on this machine: template, numpy engine and parser, nothing else.
 
+Calls are valid by construction (`chat/grammar.py`): of the tools given, after their schemas, numbered on.
+
 One session is kept whose ids are the beginning of the next prompt as long as a conversation only grows, so a step of
 an agent reads what is new and nothing twice. What the model sampled is sent back to it as the same ids.
 """
@@ -15,7 +17,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from openk2.chat.messages import Message, ToolCall, ToolSpec
+from openk2.chat.arguments import Vocabulary
+from openk2.chat.call_ids import canonical, next_index
+from openk2.chat.grammar import Grammar
+from openk2.chat.messages import Message, ToolSpec
 from openk2.chat.parser import ENDS, Parser
 from openk2.chat.template import render
 from openk2.chat.tokenizer import Tokenizer
@@ -47,6 +52,7 @@ class LocalProvider:
                 f"{self.engine.config.vocab_size}; they do not belong together."
             )
         self._stops = frozenset(self.tokenizer.special[name] for name in ENDS)
+        self._vocabulary = Vocabulary(self.tokenizer)
         self._session: Session | None = None
         self._verified: set[tuple[int, ...]] = set()
         self._replies = 0
@@ -54,7 +60,10 @@ class LocalProvider:
     async def stream(
         self, messages: Sequence[Message], tools: Sequence[ToolSpec], limits: Limits
     ) -> AsyncIterator[Delta | Reply]:
-        """Yield deltas, then the reply. Closing or cancelling the stream stops the model within a token."""
+        """Yield deltas, then the reply. Closing or cancelling the stream stops the model within a token.
+
+        Raises UserError for a tool whose schema calls cannot be held to, before the model runs.
+        """
         prompt = self.prompt(messages, tools)
         room = self.engine.window - len(prompt)
         if room < 1:
@@ -62,7 +71,7 @@ class LocalProvider:
                 f"The conversation is {len(prompt)} tokens long and {self.name} reads at most {self.engine.window}; "
                 "ask a shorter question or use a model with a longer window."
             )
-        first_call = sum(len(m.tool_calls) for m in messages)
+        first_call = next_index(canonical(messages))
         queue: asyncio.Queue[Delta | Reply | BaseException] = asyncio.Queue()
         loop = asyncio.get_running_loop()
         stopped = threading.Event()
@@ -74,7 +83,7 @@ class LocalProvider:
 
         def work() -> None:
             try:
-                for item in _gathered(self._reply(prompt, limits, room, first_call, stopped.is_set)):
+                for item in _gathered(self._reply(prompt, tools, limits, room, first_call, stopped.is_set)):
                     post(item)
             except BaseException as error:  # raised where the reply is awaited
                 post(error)
@@ -101,8 +110,18 @@ class LocalProvider:
         return render(self.tokenizer, known, declared, add_generation_prompt=True)
 
     def _reply(
-        self, prompt: list[int], limits: Limits, room: int, first_call: int, stopped: Callable[[], bool]
+        self,
+        prompt: list[int],
+        tools: Sequence[ToolSpec],
+        limits: Limits,
+        room: int,
+        first_call: int,
+        stopped: Callable[[], bool],
     ) -> Iterator[Delta | Reply]:
+        sampling = self._sampling(limits, room, len(prompt))
+        guide = Grammar(self._vocabulary, tools).guide(
+            first_index=first_call, choice=limits.tool_choice or "auto", limit=sampling["max_tokens"]
+        )
         session = self._take_session(prompt)
         cached = session.cached
         try:
@@ -112,7 +131,7 @@ class LocalProvider:
                 session.append(prompt[start : start + READ_CHUNK])
             parser = Parser(self.tokenizer)
             reasoning = 0
-            for token in session.generate(**self._sampling(limits, room, len(prompt)), stop_ids=self._stops):
+            for token in session.generate(**sampling, stop_ids=self._stops, constraint=guide):
                 told = len(parser.calls)
                 for piece in parser.feed(token):
                     if piece.kind in ("reasoning", "content"):
@@ -126,7 +145,6 @@ class LocalProvider:
             self._session = session
         message = parser.finish()
         self._verified.add(message.token_ids)
-        message = replace(message, tool_calls=_numbered(message.tool_calls, first_call))
         reason: FinishReason = "length" if not parser.ended else "tool_calls" if message.tool_calls else "stop"
         usage = Usage(len(prompt), cached, reasoning, completion=len(message.token_ids))
         yield Reply(message, usage, reason)
@@ -171,11 +189,6 @@ class LocalProvider:
                 self._verified.add(ids)
                 return message
         return replace(message, token_ids=())
-
-
-def _numbered(calls: Sequence[ToolCall], first: int) -> tuple[ToolCall, ...]:
-    """The calls with ids that count over the whole conversation; only what the model numbered wrongly changes."""
-    return tuple(replace(call, id=f"functions.{call.name}:{first + i}") for i, call in enumerate(calls))
 
 
 def _shared(a: list[int], b: list[int]) -> int:

@@ -170,6 +170,10 @@ class OpenAIProvider:
         fields: dict[str, Any] = {"model": self.model, "stream": True, "stream_options": {"include_usage": True}}
         if tools:
             fields["tools"] = [tool.to_wire() for tool in tools]
+            if limits.tool_choice in ("auto", "none", "required"):
+                fields["tool_choice"] = limits.tool_choice
+            elif limits.tool_choice is not None:
+                fields["tool_choice"] = {"type": "function", "function": {"name": limits.tool_choice}}
         longest = "max_completion_tokens" if "max_tokens" in self.without else "max_tokens"
         for name, value in (
             (longest, limits.max_tokens),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from collections.abc import Sequence
 from contextlib import aclosing
@@ -110,19 +111,47 @@ def test_an_answer(tmp_path: Path, tokenizer: Path) -> None:
 def test_calls_count_over_the_conversation_and_nothing_is_read_twice(tmp_path: Path, tokenizer: Path) -> None:
     provider = LocalProvider(checkpoint(tmp_path, tokenizer, CALL))
     messages = list(USER)
-    sampled = None
+    think = provider.tokenizer.special["<think>"]
     for i in range(5):
         deltas, reply = run(provider, messages, TOOLS)
         assert reply.finish_reason == "tool_calls"
         assert reply.message.tool_calls == (ToolCall(f"functions.plan:{i}", "plan", "{}"),)
         assert Delta("call", "plan({})") in deltas
-        sampled = sampled or reply.message.token_ids
-        assert reply.message.token_ids == sampled
+        written = f"<think>ok</think><|tool_calls_section_begin|><|tool_call_begin|>functions.plan:{i}"
+        assert provider.tokenizer.decode(reply.message.token_ids).startswith(written)
         if i:
             added = [*render_message(provider.tokenizer, messages[-1]), *generation_prompt(provider.tokenizer)]
-            assert reply.usage.prompt - reply.usage.cached == 1 + len(added)  # the last sampled id is read now
+            assert reply.usage.prompt - reply.usage.cached == 2 + len(added)  # the ends of section and message too
         messages += [reply.message, Message("tool", f"done {i}", tool_call_id=f"functions.plan:{i}")]
-    assert provider.prompt(messages, TOOLS).count(sampled[0] if sampled else -1) == 5
+    assert provider.prompt(messages, TOOLS).count(think) == 5
+
+
+def test_a_call_that_cannot_be_is_not_made(tmp_path: Path, tokenizer: Path) -> None:
+    """The model's own call of `plan:7` with `{}` becomes one of the tool there is, after its schema."""
+    provider = LocalProvider(checkpoint(tmp_path, tokenizer, CALL))
+    schema = {"type": "object", "properties": {"n": {"const": 3}}, "required": ["n"], "additionalProperties": False}
+    _, reply = run(provider, USER, [ToolSpec("count", "", schema)], Limits(max_tokens=60))
+    (call,) = reply.message.tool_calls[:1]
+    assert (call.id, json.loads(call.arguments)) == ("functions.count:0", {"n": 3})
+    _, reply = run(provider, USER, TOOLS, Limits(max_tokens=30, tool_choice="none"))
+    assert reply.message.tool_calls == ()
+    _, reply = run(provider, USER, (), Limits(max_tokens=30))
+    assert reply.message.tool_calls == ()
+    bad = ToolSpec("odd", "", {"properties": {"x": {"if": {}}}})
+    with pytest.raises(UserError, match=r"'odd'.*'if' at /properties/x"):
+        run(provider, USER, [bad])
+
+
+def test_a_demanded_call_is_made(tmp_path: Path, tokenizer: Path) -> None:
+    provider = LocalProvider(checkpoint(tmp_path, tokenizer, SAY))
+    for choice in ("required", "plan"):
+        _, reply = run(provider, USER, TOOLS, Limits(max_tokens=100, tool_choice=choice))
+        assert [c.id for c in reply.message.tool_calls][:1] == ["functions.plan:0"]
+        assert reply.finish_reason == "tool_calls"
+    with pytest.raises(UserError, match="no such tool"):
+        run(provider, USER, TOOLS, Limits(tool_choice="fly"))
+    with pytest.raises(UserError, match="allow more"):
+        run(provider, USER, TOOLS, Limits(max_tokens=5, tool_choice="plan"))
 
 
 def test_prompt_is_the_template(tmp_path: Path, tokenizer: Path) -> None:
