@@ -144,6 +144,8 @@ def _own(path: Path) -> bool:
 
 def _start(found: Plan) -> subprocess.Popen[bytes] | None:
     """Build in a process of its own, at low priority, that outlives this one."""
+    if not sys.executable:  # Python within another program
+        return None
     command = [sys.executable, "-P", "-m", "openk2.engine.kernels.build", found.target]
     root = str(SOURCES.parents[2])
     path = os.pathsep.join(p for p in (root, os.environ.get("PYTHONPATH")) if p)

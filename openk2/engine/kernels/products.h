@@ -65,12 +65,10 @@ template <class T> struct Plain {
             for (int i = 0; i < LINE; i += LANES) step(k + i);
         }
         for (; k + LANES <= n; k += LANES) step(k);
-        for (int r = 0; r < R; r++)
-            for (int t = 0; t < N; t++) {
-                float value = sum(total[r][t]);
-                for (int64_t i = k; i < n; i++) value += one(w[r] + i) * x[t][i];
-                y[r][t] = value;
-            }
+        sums(total[0], R * N, y[0]);
+        for (; k < n; k++)
+            for (int r = 0; r < R; r++)
+                for (int t = 0; t < N; t++) y[r][t] += one(w[r] + k) * x[t][k];
     }
 };
 
@@ -123,8 +121,7 @@ struct Packed {
             for (int i = 0; i < 4; i++) step(g + i);
         }
         for (; g < steps; g++) step(g);
-        for (int r = 0; r < R; r++)
-            for (int t = 0; t < N; t++) y[r][t] = sum(total[r][t]);
+        sums(total[0], R * N, y[0]);
     }
 };
 

@@ -98,6 +98,28 @@ inline float sum(Floats v) {
 #endif
 }
 
+// The sums of `count` vectors, four at a time: they are added up side by side, not one after the other.
+inline void sums(const Floats *v, int count, float *to) {
+    int i = 0;
+#if defined(__AVX512F__)
+    for (; i + 4 <= count; i += 4) {
+        __m512 a = (__m512)v[i], b = (__m512)v[i + 1], c = (__m512)v[i + 2], d = (__m512)v[i + 3];
+        __m512 ab = _mm512_add_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
+        __m512 cd = _mm512_add_ps(_mm512_unpacklo_ps(c, d), _mm512_unpackhi_ps(c, d));
+        __m512 all = _mm512_add_ps(_mm512_shuffle_ps(ab, cd, 0x44), _mm512_shuffle_ps(ab, cd, 0xee));
+        __m256 half = _mm256_add_ps(_mm512_castps512_ps256(all), _mm256_castpd_ps(_mm512_extractf64x4_pd(_mm512_castps_pd(all), 1)));
+        _mm_storeu_ps(to + i, _mm_add_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1)));
+    }
+#elif defined(__AVX2__)
+    for (; i + 4 <= count; i += 4) {
+        __m256 ab = _mm256_hadd_ps((__m256)v[i], (__m256)v[i + 1]), cd = _mm256_hadd_ps((__m256)v[i + 2], (__m256)v[i + 3]);
+        __m256 all = _mm256_hadd_ps(ab, cd);
+        _mm_storeu_ps(to + i, _mm_add_ps(_mm256_castps256_ps128(all), _mm256_extractf128_ps(all, 1)));
+    }
+#endif
+    for (; i < count; i++) to[i] = sum(v[i]);
+}
+
 // e^x to 2 ulp (Cephes' polynomial); NaN stays NaN, what underflows becomes 0.
 inline Floats exponential(Floats x) {
     Floats bounded = x > 88.0f ? all(88.0f) : x;
