@@ -80,6 +80,11 @@ class Tokenizer:
         self.template: TemplateName = template
         self.n_base = len(ranks)
         self.n_vocab = max(len(ranks), max(special.values(), default=-1) + 1)
+        self._bytes = [b""] * self.n_vocab  # of each id
+        for token, i in ranks.items():
+            self._bytes[i] = token
+        for name, i in special.items():
+            self._bytes[i] = name.encode()
         self._encoding = tiktoken.Encoding("kimi", pat_str=PATTERN, mergeable_ranks=ranks, special_tokens=special)
 
     @classmethod
@@ -131,17 +136,29 @@ class TextStream:
     """Ids to text as they come: a character is given out once all its bytes are there, and never halved."""
 
     def __init__(self, tok: Tokenizer) -> None:
-        self._decode_bytes = tok._encoding.decode_bytes
+        self._bytes = tok._bytes
         self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
+        self._halved = False  # a character has begun and not ended
 
     def feed(self, token: int) -> str:
         """The characters that an id completes; those of the ids so far are exactly the decoded bytes of them all."""
-        return self._utf8.decode(self._decode_bytes([token]))
+        data = self._bytes[token]
+        if not self._halved:
+            try:
+                return data.decode()
+            except UnicodeDecodeError:
+                pass
+        text = self._utf8.decode(data)
+        self._halved = bool(self._utf8.getstate()[0])
+        return text
 
     def flush(self) -> str:
         """What is left of an unfinished character (U+FFFD); the stream starts afresh."""
+        if not self._halved:
+            return ""
         rest = self._utf8.decode(b"", final=True)
         self._utf8.reset()
+        self._halved = False
         return rest
 
 

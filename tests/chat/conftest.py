@@ -19,9 +19,16 @@ TEXTS = [
 
 
 @pytest.fixture(scope="session")
-def small(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
+def small_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pytest.importorskip("tokenizers", reason="training a tokenizer needs the train extra")
-    return train(TEXTS, MIN_VOCAB + 60, tmp_path_factory.mktemp("tokenizer"))
+    folder = tmp_path_factory.mktemp("tokenizer")
+    train(TEXTS, MIN_VOCAB + 60, folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def small(small_folder: Path) -> Tokenizer:
+    return Tokenizer.load(small_folder)
 
 
 @pytest.fixture(scope="session")

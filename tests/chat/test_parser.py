@@ -1,13 +1,21 @@
 from __future__ import annotations
 
+import json
 import random
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
+
+import pytest
 
 from openk2.chat.messages import Message, ToolCall
 from openk2.chat.parser import Parser, call_name
 from openk2.chat.template import sampled
 from openk2.chat.tokenizer import Tokenizer
+from openk2.paths import NANO
 
+FUZZ = Path(__file__).parents[2] / "bench" / "parser_fuzz.py"
 WORDS = ["Kenya", " the", "\n", '"', "{", "</think>", "<|im_end|>", "漢字", "😀", "é", " 12_345", "functions.x:0", "\\"]
 
 
@@ -79,6 +87,48 @@ def test_malformed_sections_come_back_as_calls(tok: Tokenizer) -> None:
     assert cut_off.tool_calls == (ToolCall("functions.python:1", "python", '{"co'),)
     empty = parse(tok, "x", "<|tool_calls_section_begin|>", "<|tool_calls_section_end|>", "<|im_end|>")
     assert (empty.content, empty.tool_calls) == ("x", ())
+
+
+def test_text_between_calls_is_content(tok: Tokenizer) -> None:
+    call = ("<|tool_call_begin|>", "functions.search:0", "<|tool_call_argument_begin|>", "{}", "<|tool_call_end|>")
+    between = parse(
+        tok, "a", "<|tool_calls_section_begin|>", *call, "\n", *call, " b", "<|tool_calls_section_end|>", "c"
+    )
+    assert between.content == "a bc"
+    assert between.tool_calls == (ToolCall("functions.search:0", "search", "{}"),) * 2
+    cut_off = parse(tok, "<|tool_calls_section_begin|>", *call, " b")
+    assert (cut_off.content, len(cut_off.tool_calls)) == (" b", 1)
+
+
+def test_a_call_whose_begin_is_missing(tok: Tokenizer) -> None:
+    """Behind a call, an id without its marker is told from text by the marker of the arguments."""
+    call = ("functions.search:0", "<|tool_call_argument_begin|>", "{}", "<|tool_call_end|>")
+    message = parse(tok, "<|tool_calls_section_begin|>", "<|tool_call_begin|>", *call, "\n", *call, "<|im_end|>")
+    assert message.tool_calls == (ToolCall("functions.search:0", "search", "{}"),) * 2
+    assert message.content == ""
+
+
+def test_thinking_that_the_prompt_opened(tok: Tokenizer) -> None:
+    for opening in ([], [tok.special["<think>"]]):
+        parser = Parser(tok, thinking=True)
+        assert parser.thinking
+        for token in [*opening, *tok.encode("so"), tok.special["</think>"], *tok.encode("Hi")]:
+            parser.feed(token)
+        assert (parser.finish().reasoning, parser.finish().content) == ("so", "Hi")
+
+
+@pytest.mark.parametrize("parser", ["ids", "text"])
+def test_random_and_mutated_sequences(parser: str) -> None:
+    """The command that runs ten million of them, with a few."""
+    if not NANO.exists():
+        pytest.skip("the embedded weights are not in this checkout")
+    count = "4000" if parser == "ids" else "1000"
+    command = [sys.executable, str(FUZZ), "--count", count, "--seed", "7", "--parser", parser, "--quiet"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    assert report["sequences"] == int(count) and report["calls"] > 100
+    assert not (report["exceptions"] or report["invented calls"] or report["lost text"] or report["other findings"])
 
 
 def test_no_thinking_unfinished_thinking_and_what_follows_the_end(tok: Tokenizer) -> None:
