@@ -69,6 +69,21 @@ def test_prompts_are_the_templates_ids(either: Tokenizer) -> None:
         assert render(either, read(messages), declared, add_generation_prompt=True) == expected
 
 
+def test_what_clients_leave_out(either: Tokenizer) -> None:
+    """Results without id or call, messages without content, no messages at all."""
+    oracle = jinja((HERE / "kimi.jinja").read_text("utf-8"))
+    result = {"role": "tool", "content": "x"}
+    for messages in (
+        [], [result], [{"role": "system", "content": ""}, {**result, "tool_call_id": "lost"}],
+        [{"role": "user", "content": None}], [{"role": "user", "content": []}, {"role": "assistant", "content": None}],
+        [{"role": "assistant", "content": "a"}],
+    ):  # fmt: skip
+        for prompt in (False, True):
+            thinking = either.template == "thinking"
+            expected = oracle.render(messages=messages, tools=[], add_generation_prompt=prompt, thinking=thinking)
+            assert either.decode(render(either, read(messages), add_generation_prompt=prompt)) == expected
+
+
 @pytest.mark.parametrize("name", ["thinking", "instruct"])
 def test_prompts_are_those_of_a_released_template(small: Tokenizer, name: str) -> None:
     """`OPENK2_KIMI_TEMPLATES`: a folder with thinking.jinja and instruct.jinja, a checkpoint's chat_template.jinja."""

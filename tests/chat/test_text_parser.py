@@ -146,6 +146,14 @@ def test_text_is_told_as_soon_as_it_is_certain() -> None:
     assert told[-1] == "<|tool e"[2:] or told[-2:] == ["<|tool ", "e"]
 
 
+def test_arguments_of_any_length() -> None:
+    arguments = json.dumps({"path": "a.py", "content": "print('<|tool_call_end|>')\n" * 8_000})
+    given = f"<think>I write it{S}{C}functions.write_file:3{A}{arguments}{c}{s}"
+    for size in (5, 1000, len(given)):
+        message = parse(*(given[i : i + size] for i in range(0, len(given), size)))[0]
+        assert say(message) == ("I write it", "", [("functions.write_file:3", "write_file", arguments)])
+
+
 def test_thinking_that_the_prompt_opened() -> None:
     assert say(parse("so</think>Hi", thinking=True)[0]) == ("so", "Hi", [])
     assert say(parse("<think>so</think>Hi", thinking=True)[0]) == ("so", "Hi", [])
