@@ -214,14 +214,14 @@ def test_a_header_larger_than_the_format_allows_or_than_the_file(tmp_path: Path)
 
 
 def test_random_damage_is_a_sentence_or_leaves_every_header_true(tmp_path: Path) -> None:
-    """1,500 mutations of a file's beginning and its length: a UserError, or what is read has its shapes and sizes."""
+    """800 mutations of a file's beginning and its length: a UserError, or what is read has its shapes and sizes."""
     make(tmp_path, "int4")
     path = tmp_path / "model.safetensors"
     whole = path.read_bytes()
     head = 8 + int.from_bytes(whole[:8], "little")
     rng = np.random.default_rng(11)
     refused = 0
-    for round in range(1500):
+    for round in range(800):
         data = bytearray(whole)
         for _ in range(int(rng.integers(1, 4))):
             at = int(rng.integers(0, 16 if round % 5 == 0 else head))
@@ -244,7 +244,7 @@ def test_random_damage_is_a_sentence_or_leaves_every_header_true(tmp_path: Path)
             continue
         size = sum(t.bits.nbytes for t in found.values())
         assert size == path.stat().st_size - 8 - int.from_bytes(data[:8], "little")
-    assert refused > 1000
+    assert refused > 500
 
 
 def test_opening_kimi_k2_thinking_costs_nothing(tmp_path: Path) -> None:
@@ -285,7 +285,7 @@ def test_opening_kimi_k2_thinking_costs_nothing(tmp_path: Path) -> None:
 
 def test_expected_names_are_transformers_own(tmp_path: Path) -> None:
     transformers = pytest.importorskip("transformers")
-    for changes in ({}, {"q_lora_rank": None}, {"n_shared_experts": 2}, {"first_k_dense_replace": 2}):
+    for changes in ({"q_lora_rank": None, "n_shared_experts": 2}, {"first_k_dense_replace": 2}):
         config = ModelConfig(**{**CONFIG.__dict__, **changes})
         model = transformers.DeepseekV3ForCausalLM(transformers.DeepseekV3Config(**config.to_hf()))
         model.save_pretrained(tmp_path / "x")
