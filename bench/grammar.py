@@ -20,7 +20,7 @@ import numpy as np
 ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "chat")]
 
-from schemas import TAKEN  # noqa: E402
+from schemas import TAKEN  # noqa: E402  # pyright: ignore[reportMissingImports]
 
 from openk2.chat.arguments import Vocabulary  # noqa: E402
 from openk2.chat.grammar import Grammar  # noqa: E402
@@ -41,9 +41,10 @@ def measure(folder: Path, rounds: int) -> Times:
     times: Times = {}
     tok = Tokenizer.load(folder)
     timed(times, "tokenizer table", lambda: Vocabulary(tok).ll)
+    vocabulary = Vocabulary(tok)
+    _ = vocabulary.ll
     for _ in range(rounds):
-        vocabulary = Vocabulary(tok)
-        _ = vocabulary.ll
+        vocabulary.forget()
         for schema in TAKEN.values():
             tool = ToolSpec("tool", "", schema)
             timed(times, "compile a tool", lambda tool=tool, v=vocabulary: v.arguments(tool))

@@ -7,6 +7,7 @@ Keys are spelt in one way only (no `\\u` escapes), so that none can be given twi
 from __future__ import annotations
 
 import json
+import re
 import threading
 from collections import OrderedDict
 from functools import cached_property
@@ -74,6 +75,11 @@ class Vocabulary:
                     self._compiled.popitem(last=False)
             self._compiled.move_to_end(key)
             return found
+
+    def forget(self) -> None:
+        """Drop the compiled tools."""
+        with self._lock:
+            self._compiled.clear()
 
     def mask(self, matcher: llguidance.LLMatcher) -> np.ndarray:
         """bool [n_vocab]: the ids that may come next."""
@@ -221,5 +227,8 @@ def _parts(schema: dict[str, Any]) -> list[tuple[str, Schema]]:
 def _reason(error: str) -> str:
     """The library's own sentence, in one line."""
     said = " ".join(error.split("\n  while processing")[0].split())
+    said = re.sub(r"^at \d+\(\d+\): failed to compile JSON schema: ", "", said)
     said = said.removeprefix("Unsatisfiable schema: ")
+    if said.startswith("oneOf constraints"):
+        said = "more than one of its schemas may hold at once; anyOf says so"
     return said if len(said) <= 200 else said[:199] + "…"

@@ -104,8 +104,8 @@ def prepare(schema: Schema | None) -> Prepared:
     """The arguments' schema of one tool: always an object's. Raises Refused."""
     schema = {} if schema is None else schema
     reader = _Reader(schema)
-    root = reader.read(schema, "", "")
-    root = dict(root) if isinstance(root, dict) else {"type": "object"} if root else {"enum": []}
+    read = reader.read(schema, "", "")
+    root: dict[str, Any] = dict(read) if isinstance(read, dict) else {"type": "object"} if read else {"enum": []}
     types = root.setdefault("type", "object")
     if "object" not in ([types] if isinstance(types, str) else types):
         raise Refused("", "type", "the arguments of a call are an object")
@@ -333,11 +333,11 @@ class _Reader:
 
     def _collect(self, schema: Any, path: str, base: str) -> None:
         """Remember every `$id` and `$anchor`: what references may name beside paths."""
+        if path == "":
+            self._anchors[""] = (schema, "", base)
         if isinstance(schema, list):
             for i, item in enumerate(schema):
                 self._collect(item, f"{path}/{i}", base)
-        if path == "":
-            self._anchors[""] = (schema, "", base)
         if not isinstance(schema, dict):
             return
         inner = _joined(base, schema)

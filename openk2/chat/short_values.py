@@ -10,6 +10,7 @@ import json
 import math
 import re
 import warnings
+from collections.abc import Sequence
 from typing import Any
 
 Schema = dict[str, Any] | bool
@@ -123,7 +124,7 @@ def _merged(values: list[str | None]) -> str | None:
     return max(texts, key=len)
 
 
-def _least(values: list[str | None]) -> str | None:
+def _least(values: Sequence[str | None]) -> str | None:
     return min((value for value in values if value is not None), key=len, default=None)
 
 

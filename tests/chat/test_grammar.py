@@ -17,6 +17,7 @@ from typing import Any
 import jsonschema
 import numpy as np
 import pytest
+from jsonschema import validators
 from schemas import REFUSED, TAKEN, of, some
 
 import openk2
@@ -111,7 +112,7 @@ def validator(schema: Any) -> Any:
         kind = jsonschema.Draft4Validator
     if isinstance(exact, dict) and str(exact.get("$id", "")).startswith("::"):
         del exact["$id"]
-    return jsonschema.validators.extend(kind, {"multipleOf": _multiple_of})(exact, format_checker=FORMATS)
+    return validators.extend(kind, {"multipleOf": _multiple_of})(exact, format_checker=FORMATS)
 
 
 def _multiple_of(_: Any, step: Any, value: Any, __: Any) -> Iterator[jsonschema.ValidationError]:

@@ -69,6 +69,11 @@ def test_parallel_calls_are_put_together_by_index(serve: Serve) -> None:
     assert [(c.id, c.name, c.arguments) for c in end.message.tool_calls] == calls
     assert end.finish_reason == "tool_calls"
     assert server.requests[0]["tools"] == [spec.to_wire()]
+    assert "tool_choice" not in server.requests[0]
+    named = {"type": "function", "function": {"name": "search"}}
+    for choice, sent in (("required", "required"), ("search", named)):
+        collect(provider(server.url), tools=(spec,), limits=Limits(tool_choice=choice))
+        assert server.requests[-1]["tool_choice"] == sent
 
 
 @pytest.mark.parametrize("given", ["no ids", "one index", "no index", "interleaved"])
