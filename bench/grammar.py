@@ -49,13 +49,16 @@ def measure(folder: Path, rounds: int) -> Times:
             tool = ToolSpec("tool", "", schema)
             timed(times, "compile a tool", lambda tool=tool, v=vocabulary: v.arguments(tool))
     rng = np.random.default_rng(0)
-    logits = rng.gumbel(size=tok.n_vocab).astype(np.float32)
-    for name, schema in TAKEN.items():
+    noise = rng.gumbel(size=2 * tok.n_vocab).astype(np.float32)
+    for schema in TAKEN.values():
         grammar = Grammar(vocabulary, [ToolSpec("tool", "", schema)])
         timed(times, "way to the end", lambda g=grammar: g.tools["tool"].least)
         guide = grammar.guide(choice="required", limit=len(grammar.tools["tool"].least or ()) + 64)
-        prose(times, guide, tok, logits)
-        while name and (token := step(times, guide, rng.permutation(logits))) != tok.special["<|im_end|>"]:
+        prose(times, guide, tok, noise[: tok.n_vocab])
+        token = 0
+        while token != tok.special["<|im_end|>"]:
+            start = int(rng.integers(tok.n_vocab))
+            token = step(times, guide, noise[start : start + tok.n_vocab])
             guide.accept(token)
     return times
 
