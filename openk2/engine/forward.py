@@ -12,20 +12,23 @@ from typing import Protocol
 import numpy as np
 
 from openk2.engine import kernels
-from openk2.engine.cache import LatentCache
+from openk2.engine.cache import HOST, LatentCache, Memory
 from openk2.engine.kernels.native import Native
 from openk2.engine.twin import Twin
 from openk2.engine.weights import Weights
 from openk2.model.config import ModelConfig
 
-CHUNK = 256  # tokens of one step: longer ones multiply more of what the causal mask throws away
+CHUNK = 256  # tokens of a text in one step: more multiply more of what the causal mask throws away
 SCORE_BYTES = 64 << 20  # of one step's attention scores in numpy
 
 Part = tuple[Sequence[int], LatentCache]  # new ids and the cache of what comes before them
 
 
 class Executor(Protocol):
-    """What computes. `turns`: complex64 [positions, qk_rope_head_dim / 2], the rotation of each position."""
+    """What computes. `turns`: complex64 [positions, qk_rope_head_dim / 2], the rotation of each position.
+
+    One whose blocks are not numpy arrays says so by a `memory` (cache.Memory).
+    """
 
     def run(self, parts: Sequence[Part], turns: np.ndarray) -> np.ndarray: ...
 
@@ -40,9 +43,16 @@ class Forward:
         self.weights = weights
         self._fixed = executor is not None
         self._executor = executor
+        self.memory: Memory = getattr(executor, "memory", HOST)
         self._lock = threading.Lock()
         self._angles, self._rope_multiplier = config.rope_frequencies()
         self._turns = np.empty((0, config.qk_rope_head_dim // 2), np.complex64)
+
+    def cache(self) -> LatentCache:
+        """An empty cache for a text of this model."""
+        config = self.config
+        width = config.kv_lora_rank + config.qk_rope_head_dim
+        return LatentCache(config.num_hidden_layers, width, self.memory)
 
     def run(self, ids: Sequence[int], cache: LatentCache) -> np.ndarray:
         """Append ids to the cache; return their last hidden states, normed, float32 [T, H]."""
@@ -58,10 +68,10 @@ class Forward:
         outputs: list[list[np.ndarray]] = [[] for _ in parts]
         done = [0] * len(parts)
         while True:
-            step, owners, room = [], [], CHUNK
+            step, owners, room = [], [], 2 * CHUNK
             for i, (ids, cache) in enumerate(parts):
                 longest = SCORE_BYTES // (4 * self.config.num_attention_heads * (cache.length + CHUNK))
-                chunk = ids[done[i] : done[i] + min(room, max(1, longest))]
+                chunk = ids[done[i] : done[i] + min(room, CHUNK, max(1, longest))]
                 if len(chunk) > 0 and room > 0:
                     cache.reserve(cache.length + len(chunk))
                     step.append((chunk, cache))

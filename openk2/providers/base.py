@@ -51,7 +51,8 @@ class Usage:
 class Limits:
     """What one reply may use. None leaves the choice to the provider.
 
-    `tool_choice` is "auto", "none", "required" or the name of the tool that has to be called.
+    `tool_choice` is "auto", "none", "required" or the name of the tool that has to be called. `thinking_tokens` limits
+    thinking alone; `max_tokens` everything together.
     """
 
     max_tokens: int | None = None
@@ -59,6 +60,7 @@ class Limits:
     top_p: float | None = None
     seed: int | None = None
     tool_choice: str | None = None
+    thinking_tokens: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,8 +6,6 @@ import numpy as np
 import pytest
 
 from openk2.engine import Engine
-from openk2.engine.forward import Forward
-from openk2.engine.sampler import Sampler
 from openk2.engine.twin import Twin
 from openk2.engine.weights import Weights
 from openk2.errors import UserError
@@ -161,8 +159,7 @@ def test_int4_experts_and_a_small_expert_cache(tmp_path: Path) -> None:
     twins.append(Twin(CONFIG, weights["packed"], expert_cache_bytes=3 * 12 * 64 * 32))
     results = []
     for twin in twins:
-        session = Engine(CONFIG, weights["packed"]).session()
-        session.engine.forward = Forward(CONFIG, weights["packed"], twin)
+        session = Engine(CONFIG, weights["packed"], executor=twin).session()
         session.append(ids(60))
         results.append((list(session.generate(max_tokens=20)), session.logits))
     assert len(twins[2]._experts) == 3
@@ -180,30 +177,6 @@ def test_missing_and_misshapen_tensors(tmp_path: Path) -> None:
     save(tmp_path / "shape", CONFIG, tensors | {"model.norm.weight": Stored.bf16(np.ones(3))})
     with pytest.raises(UserError, match="damaged"):
         Engine.load(tmp_path / "shape")
-
-
-def test_sampler_follows_the_distribution_and_the_seed() -> None:
-    logits = np.log(np.array([0.5, 0.3, 0.15, 0.05], np.float32))
-    sampler = Sampler(temperature=1.0, seed=5)
-    share = np.bincount([sampler.choose(logits) for _ in range(4000)], minlength=4) / 4000
-    np.testing.assert_allclose(share, [0.5, 0.3, 0.15, 0.05], atol=0.03)
-    nucleus = Sampler(temperature=1.0, top_p=0.75, seed=5)
-    assert {nucleus.choose(logits) for _ in range(300)} == {0, 1}
-    first, second = (Sampler(0.7, 0.9, seed=(1, 2)) for _ in range(2))
-    assert [first.choose(logits) for _ in range(50)] == [second.choose(logits) for _ in range(50)]
-    assert Sampler().choose(logits) == 0
-
-
-@pytest.mark.parametrize("bad", [np.nan, np.inf])
-def test_sampler_refuses_what_is_not_a_number(bad: float) -> None:
-    logits = np.zeros(5, np.float32)
-    logits[3] = bad
-    for sampler in (Sampler(), Sampler(temperature=1.0, top_p=0.5)):
-        with pytest.raises(UserError, match="not numbers"):
-            sampler.choose(logits)
-    for temperature, top_p in ((-1.0, 1.0), (1.0, 0.0), (1.0, 1.5)):
-        with pytest.raises(UserError):
-            Sampler(temperature, top_p)
 
 
 def test_the_engine_imports_no_torch() -> None:
