@@ -1,7 +1,7 @@
 """What was computed for texts, kept in a file over a restart: ids, blocks and which model they belong to.
 
 A safetensors file: `about` (JSON as bytes) lists the nodes of the prefix tree, parents first, with a checksum each;
-`block.N` holds the filled positions of node N, float32 [layers, positions, width].
+`check` is its own; `block.N` holds the filled positions of node N, float32 [layers, positions, width].
 """
 
 from __future__ import annotations
@@ -72,7 +72,9 @@ def save(path: Path, scheduler: Scheduler, identity: Identity, texts: Sequence[S
             listed.append({"parent": parent, "ids": list(node.ids), "crc": zlib.crc32(values.data)})
         about = {"format": FORMAT, "model": identity.name, "fingerprint": identity.fingerprint, "nodes": listed,
                  "texts": [list(ids) for ids in texts]}  # fmt: skip
-        tensors["about"] = Stored.of(np.frombuffer(json.dumps(about).encode(), np.uint8))
+        text = json.dumps(about).encode()
+        tensors["about"] = Stored.of(np.frombuffer(text, np.uint8))
+        tensors["check"] = Stored.of(np.array([zlib.crc32(text)], np.uint32))
         path.parent.mkdir(parents=True, exist_ok=True)
         safetensors.write(path, tensors)
     except OSError as error:
@@ -85,30 +87,32 @@ def save(path: Path, scheduler: Scheduler, identity: Identity, texts: Sequence[S
 
 def restore(path: Path, scheduler: Scheduler, identity: Identity) -> list[list[int]]:
     """Put the blocks of a file into the tree, as far as memory is allowed; return the texts it was written for."""
-    with _damage(path):
-        entries = {entry.name: entry for entry in safetensors.read_header(path)}
-        with path.open("rb") as file:
-            about = json.loads(safetensors.read_rows(entries["about"], file).bits.tobytes())
-            if about["format"] != FORMAT:
-                raise UserError(f"{path} is of another version of openk2 (format {about['format']}); read it again.")
-            if about["fingerprint"] != identity.fingerprint:
-                raise UserError(
-                    f"{path} was written by the model {about['model']!r} and this is {identity.name!r}, whose weights "
-                    "are others; load it with the model it belongs to."
-                )
-            read = []  # all of it, before the tree is touched
-            shape = scheduler.block_shape
-            for i, node in enumerate(about["nodes"]):
-                ids, parent = tuple(map(int, node["ids"])), int(node["parent"])
-                values = safetensors.read_rows(entries[f"block.{i}"], file).bits
-                if not 0 < len(ids) <= BLOCK or not -1 <= parent < i or values.dtype != np.float32:
-                    raise ValueError(f"node {i}")
-                if values.shape != (shape[0], len(ids), shape[2]) or (parent >= 0 and len(read[parent][1]) < BLOCK):
-                    raise ValueError(f"the shape of node {i}")
-                if zlib.crc32(values.data) != node["crc"]:
-                    raise ValueError(f"the checksum of node {i}")
-                read.append((parent, ids, values))
-            texts = [list(map(int, ids)) for ids in about["texts"]]
+    entries = _entries(path)
+    with _damage(path), path.open("rb") as file:
+        text = safetensors.read_rows(entries["about"], file).bits.tobytes()
+        if zlib.crc32(text) != int(safetensors.read_rows(entries["check"], file).bits[0]):
+            raise ValueError("the checksum of its list of nodes")
+        about = json.loads(text)
+        if about["format"] != FORMAT:
+            raise UserError(f"{path} is of another version of openk2 (format {about['format']}); read it again.")
+        if about["fingerprint"] != identity.fingerprint:
+            raise UserError(
+                f"{path} was written by the model {about['model']!r} and this is {identity.name!r}, whose weights "
+                "are others; load it with the model it belongs to."
+            )
+        read = []  # all of it, before the tree is touched
+        shape = scheduler.block_shape
+        for i, node in enumerate(about["nodes"]):
+            ids, parent = tuple(map(int, node["ids"])), int(node["parent"])
+            values = safetensors.read_rows(entries[f"block.{i}"], file).bits
+            if not 0 < len(ids) <= BLOCK or not -1 <= parent < i or values.dtype != np.float32:
+                raise ValueError(f"node {i}")
+            if values.shape != (shape[0], len(ids), shape[2]) or (parent >= 0 and len(read[parent][1]) < BLOCK):
+                raise ValueError(f"the shape of node {i}")
+            if zlib.crc32(values.data) != node["crc"]:
+                raise ValueError(f"the checksum of node {i}")
+            read.append((parent, ids, values))
+        texts = [list(map(int, ids)) for ids in about["texts"]]
     _plant(scheduler, read)
     return texts
 
@@ -130,13 +134,20 @@ def _plant(scheduler: Scheduler, read: list[tuple[int, tuple[int, ...], np.ndarr
         tree.release(list(planted.values()))
 
 
+def _entries(path: Path) -> dict[str, safetensors.Entry]:
+    if not path.is_file():
+        raise UserError(f"There is no session file {path}.")
+    try:
+        return {entry.name: entry for entry in safetensors.read_header(path)}
+    except UserError:
+        raise UserError(f"The session file {path} is damaged or cut short; the text has to be read again.") from None
+
+
 @contextmanager
 def _damage(path: Path) -> Iterator[None]:
     """Turn whatever a damaged file causes into one sentence."""
     try:
         yield
-    except FileNotFoundError:
-        raise UserError(f"There is no session file {path}.") from None
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise UserError(f"The session file {path} is damaged ({error}); the text has to be read again.") from None
 
