@@ -68,7 +68,7 @@ template <class T> struct Plain {
         sums(total[0], R * N, y[0]);
         for (; k < n; k++)
             for (int r = 0; r < R; r++)
-                for (int t = 0; t < N; t++) y[r][t] += one(w[r] + k) * x[t][k];
+                for (int t = 0; t < N; t++) y[r][t] = fused(one(w[r] + k), x[t][k], y[r][t]);
     }
 };
 
@@ -91,24 +91,15 @@ struct Packed {
             for (int half = 0; half < 16; half += LANES) {
                 Floats low[R], high[R];
                 for (int r = 0; r < R; r++) {
-                    nibbles(w[r] + g * 16 + half, low[r], high[r]);
-                    if constexpr (N > 1) {
-                        const float scaled = bf16(s[r][of]);
-                        low[r] *= scaled;
-                        high[r] *= scaled;
-                    }
+                    nibbles(w[r] + g * 16 + half, bf16(s[r][of]), low[r], high[r]);
                 }
                 for (int t = 0; t < N; t++) {
                     Floats even = load(x[t] + k + half), odd = load(x[t] + k + 16 + half);
                     keep(even);
                     keep(odd);
                     for (int r = 0; r < R; r++) {
-                        if constexpr (N > 1) {
-                            total[r][t] += low[r] * even;
-                            total[r][t] += high[r] * odd;
-                        } else {
-                            total[r][t] += (low[r] * even + high[r] * odd) * bf16(s[r][of]);
-                        }
+                        total[r][t] += low[r] * even;
+                        total[r][t] += high[r] * odd;
                     }
                 }
             }
@@ -178,10 +169,9 @@ inline void unpack(const Matrix &m, int64_t row, float *to) {
     for (int64_t k = 0; k < n; k += BUNDLE)
         for (int half = 0; half < 16; half += LANES) {
             Floats low, high;
-            nibbles(from + k / 2 + half, low, high);
-            const float scaled = bf16(scale[k / m.group]);
-            store(to + k + half, low * scaled);
-            store(to + k + 16 + half, high * scaled);
+            nibbles(from + k / 2 + half, bf16(scale[k / m.group]), low, high);
+            store(to + k + half, low);
+            store(to + k + 16 + half, high);
         }
 }
 
@@ -238,7 +228,7 @@ void combine_columns(const T *m, int64_t stride, int64_t rows, int64_t columns, 
     for (; c < columns; c++)
         for (int t = 0; t < N; t++) {
             float total = add ? y[t][c] : 0;
-            for (int64_t r = 0; r < rows; r++) total += p[t][r] * one(m + r * stride + c);
+            for (int64_t r = 0; r < rows; r++) total = fused(p[t][r], one(m + r * stride + c), total);
             y[t][c] = total;
         }
 }

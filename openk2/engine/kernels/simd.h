@@ -63,10 +63,12 @@ inline Floats load(const uint16_t *p) {  // bf16: the upper half of a float
 inline float one(const float *p) { return *p; }
 inline float one(const uint16_t *p) { return bf16(*p); }
 
-// LANES bytes of two INT4 each, stored plus 8: the values of their low and of their high nibbles.
-inline void nibbles(const uint8_t *p, Floats &low, Floats &high) {
+// LANES bytes of two INT4 each, stored plus 8: `scale` times the values of their low and of their high nibbles. The
+// products are exact: a bf16 scale has 8 bits.
+inline void nibbles(const uint8_t *p, float scale, Floats &low, Floats &high) {
 #if defined(__AVX512F__)
-    const __m512 values = _mm512_set_ps(7, 6, 5, 4, 3, 2, 1, 0, -1, -2, -3, -4, -5, -6, -7, -8);
+    const __m512 values = _mm512_mul_ps(
+        _mm512_set_ps(7, 6, 5, 4, 3, 2, 1, 0, -1, -2, -3, -4, -5, -6, -7, -8), _mm512_set1_ps(scale));
     __m512i wide = _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)p));  // permutexvar looks at the lowest four bits only
     low = (Floats)_mm512_permutexvar_ps(wide, values);
     high = (Floats)_mm512_permutexvar_ps(_mm512_srli_epi32(wide, 4), values);
@@ -78,8 +80,8 @@ inline void nibbles(const uint8_t *p, Floats &low, Floats &high) {
     memcpy(&bytes, p, sizeof bytes);
     Ints wide = __builtin_convertvector(bytes, Ints);
 #endif
-    low = __builtin_convertvector((wide & 15) - 8, Floats);
-    high = __builtin_convertvector((wide >> 4) - 8, Floats);
+    low = __builtin_convertvector((wide & 15) - 8, Floats) * scale;
+    high = __builtin_convertvector((wide >> 4) - 8, Floats) * scale;
 #endif
 }
 
@@ -98,26 +100,44 @@ inline float sum(Floats v) {
 #endif
 }
 
-// The sums of `count` vectors, four at a time: they are added up side by side, not one after the other.
+// a * b + c, rounded once where the processor can: left to itself the compiler does so in some loops and not in others.
+inline float fused(float a, float b, float c) {
+#if defined(__FMA__) || defined(__aarch64__)
+    return __builtin_fmaf(a, b, c);
+#else
+    return a * b + c;
+#endif
+}
+
+// The sums of four vectors, added up side by side, not one after the other: each in the same order.
+inline void sums_of_four(const Floats *v, float *to) {
+#if defined(__AVX512F__)
+    __m512 a = (__m512)v[0], b = (__m512)v[1], c = (__m512)v[2], d = (__m512)v[3];
+    __m512 ab = _mm512_add_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
+    __m512 cd = _mm512_add_ps(_mm512_unpacklo_ps(c, d), _mm512_unpackhi_ps(c, d));
+    __m512 all = _mm512_add_ps(_mm512_shuffle_ps(ab, cd, 0x44), _mm512_shuffle_ps(ab, cd, 0xee));
+    __m256 half = _mm256_add_ps(_mm512_castps512_ps256(all), _mm256_castpd_ps(_mm512_extractf64x4_pd(_mm512_castps_pd(all), 1)));
+    _mm_storeu_ps(to, _mm_add_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1)));
+#elif defined(__AVX2__)
+    __m256 ab = _mm256_hadd_ps((__m256)v[0], (__m256)v[1]), cd = _mm256_hadd_ps((__m256)v[2], (__m256)v[3]);
+    __m256 all = _mm256_hadd_ps(ab, cd);
+    _mm_storeu_ps(to, _mm_add_ps(_mm256_castps256_ps128(all), _mm256_extractf128_ps(all, 1)));
+#else
+    for (int i = 0; i < 4; i++) to[i] = sum(v[i]);
+#endif
+}
+
+// The sums of `count` vectors. A vector's sum does not depend on the others or on its place: what is computed for a
+// token is the same, to the last digit, in whatever company.
 inline void sums(const Floats *v, int count, float *to) {
     int i = 0;
-#if defined(__AVX512F__)
-    for (; i + 4 <= count; i += 4) {
-        __m512 a = (__m512)v[i], b = (__m512)v[i + 1], c = (__m512)v[i + 2], d = (__m512)v[i + 3];
-        __m512 ab = _mm512_add_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
-        __m512 cd = _mm512_add_ps(_mm512_unpacklo_ps(c, d), _mm512_unpackhi_ps(c, d));
-        __m512 all = _mm512_add_ps(_mm512_shuffle_ps(ab, cd, 0x44), _mm512_shuffle_ps(ab, cd, 0xee));
-        __m256 half = _mm256_add_ps(_mm512_castps512_ps256(all), _mm256_castpd_ps(_mm512_extractf64x4_pd(_mm512_castps_pd(all), 1)));
-        _mm_storeu_ps(to + i, _mm_add_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1)));
-    }
-#elif defined(__AVX2__)
-    for (; i + 4 <= count; i += 4) {
-        __m256 ab = _mm256_hadd_ps((__m256)v[i], (__m256)v[i + 1]), cd = _mm256_hadd_ps((__m256)v[i + 2], (__m256)v[i + 3]);
-        __m256 all = _mm256_hadd_ps(ab, cd);
-        _mm_storeu_ps(to + i, _mm_add_ps(_mm256_castps256_ps128(all), _mm256_extractf128_ps(all, 1)));
-    }
-#endif
-    for (; i < count; i++) to[i] = sum(v[i]);
+    for (; i + 4 <= count; i += 4) sums_of_four(v + i, to + i);
+    if (i == count) return;
+    Floats rest[4] = {};
+    float sum_of[4];
+    for (int j = 0; i + j < count; j++) rest[j] = v[i + j];
+    sums_of_four(rest, sum_of);
+    for (int j = 0; i + j < count; j++) to[i + j] = sum_of[j];
 }
 
 // e^x to 2 ulp (Cephes' polynomial); NaN stays NaN, what underflows becomes 0.
