@@ -30,6 +30,7 @@ CALL = (
 )  # fmt: skip
 SAY = ("<think>", "ok", "</think>", "Das ƒine", "<|im_end|>")
 NO_END = ("<think>", "ok", "<think>")
+THINKS_ON = ("<think>", "ok", "ok")
 TOOLS = [ToolSpec("plan", "Plan.", {"type": "object", "properties": {}})]
 USER = [Message("user", "Hi")]
 
@@ -202,8 +203,10 @@ def test_closing_the_stream_stops_the_model(tmp_path: Path, tokenizer: Path) -> 
                 break
         return time.monotonic()
 
-    left = asyncio.run(leave_early())  # waits for the worker thread
-    assert time.monotonic() - left < 10  # the whole window would take far longer
+    left = asyncio.run(leave_early())
+    while provider.engine.scheduler.load.running:
+        assert time.monotonic() - left < 5  # the whole window would take far longer
+        time.sleep(0.01)
     _, reply = run(provider, USER, limits=Limits(max_tokens=3))
     assert reply.usage.completion == 3
 
@@ -221,6 +224,55 @@ def test_two_replies_at_once(tmp_path: Path, tokenizer: Path) -> None:
         return await asyncio.gather(*(one(text) for text in ("one", "two", "three three")))
 
     assert len({reply.message for reply in asyncio.run(both())}) == 1
+
+
+def test_many_conversations_share_steps_and_prefixes(tmp_path: Path, tokenizer: Path) -> None:
+    folder = checkpoint(tmp_path, tokenizer, NO_END, window=100_000)
+    system = Message("system", "one two three four five six seven eight nine ten " * 40)
+    texts = [f"{word} five" for word in ("one", "two", "three", "four", "six", "seven")]
+    limits = Limits(max_tokens=100)
+    alone = [run(LocalProvider(folder), [system, Message("user", t)], limits=limits)[1].message for t in texts]
+    provider = LocalProvider(folder)
+
+    async def one(text: str) -> Reply:
+        async for item in provider.stream([system, Message("user", text)], (), limits):
+            if isinstance(item, Reply):
+                return item
+        raise AssertionError("no reply")
+
+    async def all_of_them() -> list[Reply]:
+        return await asyncio.gather(*map(one, texts))
+
+    replies = asyncio.run(all_of_them())
+    assert [reply.message for reply in replies] == alone
+    load = provider.engine.scheduler.load
+    prompt, written = sum(r.usage.prompt for r in replies), sum(r.usage.completion for r in replies)
+    assert load.steps < written / 2  # they were written side by side
+    assert load.computed_tokens < written + prompt / 4  # and what they have in common was read once
+    assert all(r.usage.cached > 0 for r in replies[1:])
+    _, again = run(provider, [system, Message("user", texts[3])], limits=Limits(max_tokens=1))
+    assert again.usage.cached == again.usage.prompt - 1
+
+
+@pytest.mark.parametrize("source", ["limits", "profile"])
+def test_thinking_ends_at_its_limit_with_a_sentence(tmp_path: Path, tokenizer: Path, source: str) -> None:
+    closing = " one two"
+    profile: dict[str, Any] = {"thinking_closing": closing}
+    limits = Limits(max_tokens=60, thinking_tokens=9)
+    if source == "profile":
+        profile["thinking_tokens"], limits = 9, Limits(max_tokens=60)
+    provider = LocalProvider(checkpoint(tmp_path, tokenizer, THINKS_ON, profile))
+    _, reply = run(provider, USER, limits=limits)
+    tok = provider.tokenizer
+    ids = list(reply.message.token_ids)
+    end = tok.special["</think>"]
+    assert ids[0] == tok.special["<think>"] and end in ids
+    sentence = tok.encode(closing)
+    assert ids.index(end) == 1 + 9 + len(sentence) and ids[10 : ids.index(end)] == sentence
+    assert (reply.message.reasoning or "").endswith(closing) and reply.finish_reason == "length"
+    assert reply.usage.reasoning == 1 + 9 + len(sentence) and reply.usage.completion == 60
+    with pytest.raises(UserError, match="thinking_tokens"):
+        run(provider, USER, limits=Limits(thinking_tokens=-1))
 
 
 def test_seeds(tmp_path: Path, tokenizer: Path) -> None:
