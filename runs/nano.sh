@@ -1,5 +1,5 @@
 #!/bin/sh
-# The embedded model, from source files to INT4 weights, on two CPU cores (three hours):
+# The embedded model, from source files to INT4 weights, on two CPU cores (under three hours):
 #   OPENK2_DATA=/path/to/data runs/nano.sh [OUT]
 # Every step goes on where it was stopped. docs/recipe.md says which files the data folder holds and what each step teaches.
 set -eu
@@ -18,11 +18,14 @@ train --data "$out/copying" --out "$out/stage1" --depth 8 --mimetic --tokens 1.6
 
 # 2. Trajectories: executed searches and computations, with copying beside them (an hour).
 k2 synth trajectories --data "$data" --tokenizer "$out/tokenizer" --out "$out/trajectories2" --count 60000 --seed 1
-train --data "$out/trajectories2:1" --data "$out/copying:0.22" --init "$out/stage1" --out "$out/stage2" --tokens 14M --batch 8192 --lr 4e-3 --warmup 0.01
+k2 synth copying --tokenizer "$out/tokenizer" --out "$out/copying2" --tokens 1600000 --seed 4 --few 0.4
+train --data "$out/trajectories2:1" --data "$out/copying2:0.22" --init "$out/stage1" --out "$out/stage2" --tokens 14M --batch 8192 --lr 4e-3 --warmup 0.01
 
 # 3. New ones, at a rate that falls to nothing, the last part through INT4 (95 minutes).
-k2 synth trajectories --data "$data" --tokenizer "$out/tokenizer" --out "$out/trajectories3" --count 84000 --seed 10
-train --data "$out/trajectories3:1" --data "$out/copying:0.22" --init "$out/stage2" --out "$out/stage3" --tokens 24M --batch 8192 --lr 4e-3 --warmup 0.02 --decay 0.6 --qat-fraction 0.4
+k2 synth trajectories --data "$data" --tokenizer "$out/tokenizer" --out "$out/trajectories3" --count 42000 --seed 10
+k2 synth trajectories --data "$data" --tokenizer "$out/tokenizer" --out "$out/trajectories3" --count 42000 --seed 11
+k2 synth copying --tokenizer "$out/tokenizer" --out "$out/copying3" --tokens 1600000 --seed 5 --few 0.4
+train --data "$out/trajectories3:1" --data "$out/copying3:0.22" --init "$out/stage2" --out "$out/stage3" --tokens 21.3M --batch 8192 --lr 4e-3 --warmup 0.02 --decay 0.6 --qat-fraction 0.4
 
 k2 model export "$out/stage3" "$out/model" --tokenizer "$out/tokenizer" --profile openk2/weights/nano/openk2.json
 k2 train curve "$out/stage1" "$out/stage2" "$out/stage3" --out "$out/curve.png"

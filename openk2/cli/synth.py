@@ -35,11 +35,12 @@ def trajectories(data: Path, tokenizer: Path, out: Path, count: int, seed: int) 
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder for the shards.")
 @click.option("--tokens", type=click.IntRange(1), default=1_600_000, show_default=True)
 @click.option("--seed", default=0, show_default=True)
-def copying(tokenizer: Path, out: Path, tokens: int, seed: int) -> None:
-    """Random tokens to copy and to recall: the first stage of training."""
+@click.option("--few", type=click.FloatRange(0, 1), default=0.0, show_default=True, help="Share made of few tokens.")
+def copying(tokenizer: Path, out: Path, tokens: int, seed: int, few: float) -> None:
+    """Random tokens to copy and to recall: the first stage of training, and a part of the later ones."""
     from openk2.synth.copying import make
 
-    make(tokenizer, out, tokens, seed, say=click.echo)
+    make(tokenizer, out, tokens, seed, few, say=click.echo)
 
 
 @command.command()

@@ -58,7 +58,6 @@ def test_the_answer_is_right_and_rests_on_lines_it_read(whole: dict[str, Any]) -
         assert sum(bool(source["text"]) and source["seen"] for source in whole["sources"]) >= 4
 
 
-@pytest.mark.xfail(MODEL == "nano", strict=True, reason="nano cites one of the six lines wrongly ([chad:15])")
 def test_every_cited_line_was_read(whole: dict[str, Any]) -> None:
     assert len(whole["sources"]) >= 2
     assert all(source["text"] and source["seen"] for source in whole["sources"])

@@ -5,18 +5,20 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from openk2.chat.tokenizer import Tokenizer
 from openk2.synth.copying import Copying, make
 
 
-def test_everything_that_is_learned_was_seen_before(tokenizer: Tokenizer) -> None:
-    copying = Copying(tokenizer, 3)
+@pytest.mark.parametrize("few", [0.0, 0.4])
+def test_everything_that_is_learned_was_seen_before(tokenizer: Tokenizer, few: float) -> None:
+    copying = Copying(tokenizer, 3, few)
     lengths = set()
     for _ in range(200):
         ids, mask = copying.draw()
-        start = len(ids) - 1 - ids[::-1].index(tokenizer.special["</think>"]) + 1
-        assert set(mask[:start]) == {0} and mask[-1] == 1
+        start = mask.index(1)
+        assert set(mask[:start]) == {0} and set(mask[start:]) == {1}
         assert ids[-1] == tokenizer.special["<|im_end|>"]
         assert set(ids[start:-1]) <= set(ids[:start])
         lengths.add(len(ids))
@@ -28,9 +30,17 @@ def test_the_same_seed_gives_the_same_documents(tokenizer: Tokenizer) -> None:
     assert [first.draw() for _ in range(5)] == [second.draw() for _ in range(5)] != [other.draw() for _ in range(5)]
 
 
+def test_documents_of_few_tokens_come_in_their_share(tokenizer: Tokenizer) -> None:
+    def repeating(few: float) -> int:
+        drawn = (Copying(tokenizer, seed, few).draw()[0] for seed in range(200))
+        return sum(len(ids) > 60 and len(set(ids)) < len(ids) / 3 for ids in drawn)
+
+    assert repeating(0.0) == 0 < 20 < repeating(0.5)
+
+
 def test_shards(tokenizer_folder: Path, tmp_path: Path) -> None:
     said: list[str] = []
-    make(tokenizer_folder, tmp_path, 3000, 0, said.append)
+    make(tokenizer_folder, tmp_path, 3000, 0, say=said.append)
     lengths = np.fromfile(tmp_path / "copy0.idx", np.int32)
     ids = np.fromfile(tmp_path / "copy0.bin", np.uint16)
     assert lengths.sum() == len(ids) == len(np.fromfile(tmp_path / "copy0.mask", np.uint8)) >= 3000
