@@ -67,6 +67,9 @@ def train(
         step, tokens, elapsed = saved["step"], saved["tokens"], saved["elapsed"]
         _truncate(metrics_file, step)
         say(f"resumed at step {step}, {tokens / 1e6:.2f}M tokens")
+        if settings.max_steps is not None and step >= settings.max_steps:
+            say(f"step {settings.max_steps} is done")
+            return {}
     model.train()
     for attention in model.attentions():
         attention.track_logits = True

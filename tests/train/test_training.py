@@ -69,6 +69,7 @@ def test_resuming_gives_the_same_losses(tmp_path: Path) -> None:
     run(data, tmp_path / "whole", whole)
     for pause in (4, 9, 15):
         run(data, tmp_path / "parts", Settings(tokens=10_000, seed=3, max_steps=pause))
+    assert run(data, tmp_path / "parts", Settings(tokens=10_000, seed=3, max_steps=15)) == {}  # nothing is left to do
     run(data, tmp_path / "parts", whole)
     assert losses(tmp_path / "parts") == losses(tmp_path / "whole")
     a, b = (torch.load(tmp_path / name / "state.pt", weights_only=True)["model"] for name in ("parts", "whole"))
