@@ -231,7 +231,8 @@ def test_time_grows_with_the_text(before: str, again: str, after: str, size: int
         return time.process_time() - start
 
     small = min(seconds(3_000) for _ in range(3))
-    assert seconds(24_000) < 40 * small + 0.02  # eight times the text; squared would be 64 times the seconds
+    large = min(seconds(24_000) for _ in range(3))  # the least of several: one may hold a garbage collection
+    assert large < 40 * small + 0.02  # eight times the text; squared would be 64 times the seconds
 
 
 def test_json_text() -> None:

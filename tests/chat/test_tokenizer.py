@@ -339,7 +339,8 @@ def test_time_grows_with_the_text(small: Tokenizer, unit: str) -> None:
         return time.process_time() - start
 
     few = min(seconds(30_000) for _ in range(3))
-    assert seconds(480_000) < 80 * few + 0.05  # sixteen times the text; squared would be 256 times the seconds
+    many = min(seconds(480_000) for _ in range(3))  # the least of several: one may hold a garbage collection
+    assert many < 80 * few + 0.05  # sixteen times the text; squared would be 256 times the seconds
 
 
 def test_a_stream_is_the_text(tok: Tokenizer) -> None:
