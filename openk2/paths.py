@@ -1,4 +1,7 @@
-"""Where openk2 keeps what it makes (the XDG folders, created on demand), and the model that comes with it."""
+"""Where openk2 keeps what it makes (the XDG folders, created on demand), and the model that comes with it.
+
+And how a new name in a folder gets to the disk.
+"""
 
 from __future__ import annotations
 
@@ -21,6 +24,15 @@ def data_dir() -> Path:
 def config_dir() -> Path:
     """The person's settings. `$XDG_CONFIG_HOME/openk2`, else `~/.config/openk2`."""
     return _xdg("XDG_CONFIG_HOME", ".config")
+
+
+def sync_folder(folder: Path) -> None:
+    """Put the names in a folder on the disk: a new or renamed file may else be gone after a loss of power."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _xdg(variable: str, below_home: str) -> Path:

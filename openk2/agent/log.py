@@ -18,7 +18,7 @@ from typing import TypeVar
 
 from openk2.agent.events import Event, RunFinished, RunStarted, from_line, to_line
 from openk2.errors import UserError
-from openk2.paths import data_dir
+from openk2.paths import data_dir, sync_folder
 
 E = TypeVar("E", bound=Event)
 LOG = "log.jsonl"
@@ -54,7 +54,7 @@ class Log:
             raise _unwritable(folder, error) from None
         _lock(handle, folder)
         for place in (folder, folder.parent):
-            _sync_folder(place)
+            sync_folder(place)
         return cls(folder, handle, [])
 
     @classmethod
@@ -187,14 +187,6 @@ def _lock(handle: int, folder: Path) -> None:
 def _write(handle: int, data: bytes) -> None:
     while data:
         data = data[os.write(handle, data) :]
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _unwritable(folder: Path, error: OSError) -> UserError:

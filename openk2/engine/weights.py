@@ -13,9 +13,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from openk2.engine.tensors import Tensors
 from openk2.errors import UserError
-from openk2.model.checkpoint import Stored
+from openk2.model.checkpoint import Checkpoint, Stored, load
 from openk2.model.config import ModelConfig
 from openk2.quant import packing
 
@@ -78,21 +77,21 @@ class Layer:
 class Weights:
     """All layers, the embedding [vocab, H], the last norm [H] and the head [vocab, H]."""
 
-    def __init__(self, config: ModelConfig, tensors: Tensors) -> None:
+    def __init__(self, config: ModelConfig, stored: Checkpoint) -> None:
         if config.attention_bias:
             raise UserError("This checkpoint has attention biases, which no model of the Kimi K2 family has.")
         self._config = config
-        self._tensors = tensors
+        self._stored = stored
         self.embedding = self._rows("model.embed_tokens.weight", config.vocab_size, config.hidden_size)
         self.norm = self._vector("model.norm.weight", config.hidden_size)
-        tied = config.tie_word_embeddings or "lm_head.weight" not in tensors
+        tied = config.tie_word_embeddings or not stored.has_weight("lm_head.weight")
         self.head = self.embedding if tied else self._matrix("lm_head.weight", *self.embedding.shape)
         self.layers = [self._layer(i) for i in range(config.num_hidden_layers)]
 
     @classmethod
     def load(cls, folder: str | Path, config: ModelConfig) -> Weights:
         """Open a checkpoint folder. Raises UserError when a tensor is missing or of another shape than the config."""
-        return cls(config, Tensors(folder))
+        return cls(config, load(folder, config))
 
     def _layer(self, index: int) -> Layer:
         config, name = self._config, f"model.layers.{index}."
@@ -136,11 +135,11 @@ class Weights:
         return Expert(gate, up, self._matrix(f"{prefix}down_proj.weight", hidden, inner))
 
     def _vector(self, name: str, size: int) -> np.ndarray:
-        return np.ascontiguousarray(self._checked(name, self._tensors.float32(name), (size,)))
+        return np.ascontiguousarray(self._checked(name, self._stored.weight(name), (size,)))
 
     def _matrix(self, name: str, rows: int, columns: int) -> Matrix:
         """As it is stored where kernels read that, else in float32."""
-        stored, packed, scale = self._tensors.stored, f"{name}_packed", f"{name}_scale"
+        stored, packed, scale = self._stored, f"{name}_packed", f"{name}_scale"
         if name not in stored and packed in stored and stored[scale].dtype == "BF16":
             words, scales = stored[packed].bits, stored[scale].bits
             groups = scales.shape[-1]
@@ -151,9 +150,9 @@ class Weights:
 
     def _rows(self, name: str, rows: int, columns: int) -> Matrix:
         """A matrix whose rows are read one by one: bf16 or float32."""
-        stored = self._tensors.stored
+        stored = self._stored
         direct = name in stored and stored[name].dtype in ("BF16", "F32")
-        bits = stored[name].bits if direct else self._tensors.float32(name)
+        bits = stored[name].bits if direct else stored.weight(name)
         return Matrix(self._checked(name, bits, (rows, columns)), None, (rows, columns))
 
     @staticmethod

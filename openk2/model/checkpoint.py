@@ -8,7 +8,7 @@ import json
 import math
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -71,25 +71,27 @@ class Checkpoint(Mapping[str, Stored]):
 
     def rows(self, name: str, first: int = 0, last: int | None = None) -> np.ndarray:
         """float32 values of rows [first, last) of a weight, whatever its form; of FP8 one product with its factor."""
-        if name not in self.entries and f"{name}_packed" in self.entries:
-            scale = self.read(f"{name}_scale", first, last).float32()
-            return packing.dequantize(self.read(f"{name}_packed", first, last).bits, scale, self.shape(name)[1])
-        stored = self.read(name, first, last)
-        if stored.dtype != "F8_E4M3":
-            return stored.float32()
-        scale = self.read(f"{name}_scale_inv").float32()
-        return fp8.dequantize(stored.bits, scale, self.block, first)
+        return self._float32(name, lambda part: self.read(part, first, last), first)
 
     def weight(self, name: str) -> np.ndarray:
         """float32 values of a whole weight, from the memory map. Raises UserError when it is missing."""
-        if name not in self.entries:
-            if f"{name}_packed" in self.entries:
-                return packing.read_packed(self, name)
+        if not self.has_weight(name):
             raise UserError(f"The checkpoint lacks {name}; it is incomplete, copy or download it again.")
-        stored = self[name]
+        return self._float32(name, self.__getitem__)
+
+    def has_weight(self, name: str) -> bool:
+        """Whether there is a weight of this name, in whatever form."""
+        return name in self.entries or f"{name}_packed" in self.entries
+
+    def _float32(self, name: str, get: Callable[[str], Stored], first: int = 0) -> np.ndarray:
+        """Values of what `get` gives of a weight's parts: rows from `first` on."""
+        if name not in self.entries and f"{name}_packed" in self.entries:
+            scale = get(f"{name}_scale").float32()
+            return packing.dequantize(get(f"{name}_packed").bits, scale, self.shape(name)[1])
+        stored = get(name)
         if stored.dtype != "F8_E4M3":
             return stored.float32()
-        return fp8.dequantize(stored.bits, self[f"{name}_scale_inv"].float32(), self.block)
+        return fp8.dequantize(stored.bits, self.read(f"{name}_scale_inv").float32(), self.block, first)
 
     def __contains__(self, name: object) -> bool:
         return name in self.entries

@@ -28,6 +28,7 @@ from openk2.model.checkpoint import INDEX, PROFILE, TOKENIZER_FILES, Checkpoint,
 from openk2.model.config import INT4_CONFIG, ModelConfig
 from openk2.model.expected import BIAS, EXPERT, int4_settings, weights
 from openk2.model.safetensors import TYPES, Stored
+from openk2.paths import sync_folder
 from openk2.quant import packing
 
 FORMS = ("bf16", "int4", "fp32")
@@ -151,7 +152,7 @@ def convert(
     out = Path(out)
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise UserError(f"{out} exists already; name another folder or remove it.")
-    config = _target(source.config, form)
+    config = target(source.config, form)
     shards = _shards(config, form, shard_bytes)
     partial = out.with_name(out.name + ".partial")
     with _writing(partial, {"version": 1, "form": form, "shard_bytes": shard_bytes, **source.identity}):
@@ -171,9 +172,9 @@ def convert(
         checkpoint.write_config(partial, config, "float32" if form == "fp32" else "bfloat16")
         extras(partial)
     (partial / _PLAN).unlink()
-    _sync(partial)
+    sync_folder(partial)
     partial.rename(out)
-    _sync(out.parent)
+    sync_folder(out.parent)
     return size
 
 
@@ -188,8 +189,8 @@ def copy_extras(source: Path) -> Callable[[Path], None]:
     return copy
 
 
-def _target(config: ModelConfig, form: str) -> ModelConfig:
-    """The configuration of what is written. Raises UserError when its widths cannot be INT4."""
+def target(config: ModelConfig, form: str) -> ModelConfig:
+    """The configuration of what is written in a form. Raises UserError when its widths cannot be INT4."""
     if form != "int4":
         return dataclasses.replace(config, quantization_config=None)
     if config.hidden_size % packing.GROUP or config.moe_intermediate_size % packing.GROUP:
@@ -301,11 +302,3 @@ def _check_space(partial: Path, needed: int) -> None:
     free = shutil.disk_usage(partial).free
     if needed > free:
         raise UserError(f"{partial} needs {needed / 1e9:.1f} GB and its disk has {free / 1e9:.1f} GB; free some space.")
-
-
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -1,4 +1,4 @@
-"""Replies from a checkpoint on this machine: template, numpy engine and parser, nothing else.
+"""Replies from a checkpoint on this machine: template, engine and parser, nothing else.
 
 Calls are valid by construction (`chat/grammar.py`): of the tools given, after their schemas, numbered on.
 

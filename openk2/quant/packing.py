@@ -6,9 +6,6 @@ disk (little end first) that is two integers a byte, so that bytes are what is w
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Protocol
-
 import numpy as np
 
 GROUP = 32
@@ -76,18 +73,3 @@ def dequantize(packed: np.ndarray, scale: np.ndarray, size: int) -> np.ndarray:
     groups = q.reshape(*q.shape[:-1], scale.shape[-1], -1)
     groups *= scale.astype(np.float32)[..., None]
     return groups.reshape(q.shape)
-
-
-class Readable(Protocol):
-    """A tensor of a checkpoint, as `model.checkpoint.load` gives it."""
-
-    @property
-    def bits(self) -> np.ndarray: ...
-
-    def float32(self) -> np.ndarray: ...
-
-
-def read_packed(stored: Mapping[str, Readable], name: str) -> np.ndarray:
-    """The float32 values of `name`, which a checkpoint stores as `name_packed`, `name_scale` and `name_shape`."""
-    columns = int(stored[f"{name}_shape"].bits[1])
-    return dequantize(stored[f"{name}_packed"].bits, stored[f"{name}_scale"].float32(), columns)

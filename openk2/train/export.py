@@ -5,34 +5,31 @@ k2 model export out/run1 out/nano
 
 from __future__ import annotations
 
-import dataclasses
-import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from openk2.errors import UserError
 from openk2.model.checkpoint import TOKENIZER_FILES, Stored, save
-from openk2.model.config import INT4_CONFIG, ModelConfig, read_object
+from openk2.model.config import ModelConfig, read_object
+from openk2.model.convert import target
+from openk2.model.expected import BIAS, EXPERT
 from openk2.quant.int4 import quantize
-from openk2.quant.packing import GROUP, pack
+from openk2.quant.packing import pack
 from openk2.train.state import initial_weights
-
-_EXPERT = re.compile(r"\.mlp\.experts\.\d+\.(gate|up|down)_proj\.weight$")
 
 
 def stored(tensors: dict[str, torch.Tensor], int4: bool) -> dict[str, Stored]:
     """Checkpoint tensors of float32 weights: bf16, the router's bias float32, routed experts INT4 if `int4`."""
     result: dict[str, Stored] = {}
     for name, tensor in tensors.items():
-        if int4 and _EXPERT.search(name):
+        if int4 and EXPERT.search(name):
             q, scale = quantize(tensor)
             result[f"{name}_packed"] = Stored.of(pack(q.numpy()))
             result[f"{name}_scale"] = Stored("BF16", scale.contiguous().view(torch.uint16).numpy())
             result[f"{name}_shape"] = Stored.of(np.array(tensor.shape, np.int64))
-        elif name.endswith("e_score_correction_bias"):
+        elif name.endswith(BIAS):
             result[name] = Stored.of(tensor.float().numpy())
         else:
             result[name] = Stored("BF16", tensor.bfloat16().contiguous().view(torch.uint16).numpy())
@@ -44,10 +41,7 @@ def export(
     tokenizer: Path | None = None, profile: dict[str, Any] | None = None,
 ) -> None:  # fmt: skip
     """Write a checkpoint folder. Raises UserError when an expert's width does not divide into groups of 32."""
-    if int4 and (config.hidden_size % GROUP or config.moe_intermediate_size % GROUP):
-        raise UserError(f"INT4 needs widths that are multiples of {GROUP}; this network has others. Export bf16.")
-    config = dataclasses.replace(config, quantization_config=INT4_CONFIG if int4 else None)
-    save(out, config, stored(tensors, int4), tokenizer=tokenizer, profile=profile)
+    save(out, target(config, "int4" if int4 else "bf16"), stored(tensors, int4), tokenizer=tokenizer, profile=profile)
 
 
 def export_run(run: Path, out: Path, *, int4: bool, tokenizer: Path | None = None, profile: Path | None = None) -> str:

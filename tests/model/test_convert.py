@@ -97,7 +97,7 @@ def test_random_weights_follow_from_the_seed_alone(tmp_path: Path) -> None:
         assert stack.std() == pytest.approx(0.02, rel=0.05) and abs(stack.mean()) < 2e-4
 
 
-CONFIG_OF = {form: convert._target(CONFIG, form) for form in convert.FORMS}
+CONFIG_OF = {form: convert.target(CONFIG, form) for form in convert.FORMS}
 
 
 def command(*args: Any) -> list[str]:
