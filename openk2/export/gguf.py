@@ -5,8 +5,8 @@ of a layer are stacked into one tensor; norms, the router and its bias are f32. 
 the same integers and scales: exact where fp16 holds the scale.
 
 What the loader (llama.cpp as of 2026) does with it, and what is therefore refused or said:
-- it does not read `rope.scaling.yarn_beta_fast` for this architecture and takes 32: for a model with 1, as Kimi K2's
-  own configuration has, start it with `--yarn-beta-fast 1`;
+- it does not read `rope.scaling.yarn_beta_fast` for this architecture and takes 32: a model with 1, as Kimi K2's own
+  configuration has, is another network there unless it is started with `--yarn-beta-fast 1`;
 - it takes rms_norm_eps for the latent norms as well, where the original has 1e-6;
 - it knows YaRN with mscale equal to mscale_all_dim, one shared expert or more, experts in every layer after the dense
   ones, and takes a network of 26 or 27 layers for one without q_lora_rank.
@@ -80,7 +80,7 @@ def export(
         exact = "every scale is exact in fp16" if not max(lost) else f"fp16 scales change a weight by {max(lost):.2g}"
         note(f"INT4 is kept as it is in q4_0: {exact}{' at most' if max(lost) else ''}.")
     if (fast := metadata.get("deepseek2.rope.scaling.yarn_beta_fast", 32.0)) != 32:
-        note(f"Start llama.cpp with --yarn-beta-fast {fast:g}: it does not read that key of this file.")
+        note(f"Start llama.cpp with --yarn-beta-fast {fast:g}: it does not read that here and is wrong without.")
     return size
 
 

@@ -13,6 +13,7 @@ gguf = pytest.importorskip("gguf", reason="the oracle of the format is the gguf 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 from llama_graph import LlamaGraph  # noqa: E402
+from networks import CONFIG, SHAPES, YARN, Uneven, made  # noqa: E402
 
 from openk2.chat.tokenizer import PATTERN, Tokenizer  # noqa: E402
 from openk2.errors import UserError  # noqa: E402
@@ -20,40 +21,10 @@ from openk2.export import gguf_file, vocabulary  # noqa: E402
 from openk2.export.gguf import describe, export, words  # noqa: E402
 from openk2.model import checkpoint  # noqa: E402
 from openk2.model.config import ModelConfig  # noqa: E402
-from openk2.model.convert import FolderSource, RandomSource, convert  # noqa: E402
+from openk2.model.convert import FolderSource, convert  # noqa: E402
 from openk2.model.expected import BIAS, EXPERT, weights  # noqa: E402
 from openk2.paths import NANO  # noqa: E402
 from openk2.quant import packing  # noqa: E402
-
-CONFIG = ModelConfig(
-    hidden_size=64, num_hidden_layers=3, num_attention_heads=4, intermediate_size=96, moe_intermediate_size=32,
-    n_routed_experts=8, num_experts_per_tok=3, vocab_size=128, kv_lora_rank=32, qk_nope_head_dim=32,
-    qk_rope_head_dim=16, v_head_dim=32, routed_scaling_factor=1.7, rms_norm_eps=1e-6, max_position_embeddings=256,
-    initializer_range=0.2, bos_token_id=0, eos_token_id=1,
-)  # fmt: skip
-YARN: dict[str, Any] = {"type": "yarn", "factor": 8.0, "original_max_position_embeddings": 32, "beta_fast": 32.0,
-                        "beta_slow": 1.0, "mscale": 1.0, "mscale_all_dim": 1.0}  # fmt: skip
-SHAPES: dict[str, dict[str, Any]] = {
-    "plain": {}, "q_lora": {"q_lora_rank": 32}, "yarn": {"rope_scaling": YARN}, "tied": {"tie_word_embeddings": True},
-    "groups": {"n_group": 4, "topk_group": 2}, "two_dense": {"first_k_dense_replace": 2},
-    "two_shared": {"n_shared_experts": 2}, "unnormed": {"norm_topk_prob": False},
-}  # fmt: skip
-
-
-class Uneven(RandomSource):
-    """Random weights with norms and selection biases that matter."""
-
-    def rows(self, name: str, first: int, last: int) -> np.ndarray:
-        values = super().rows(name, first, last)
-        if values.ndim == 1:
-            values = values + self._generator(name, first).standard_normal(len(values)).astype(np.float32) * 0.2
-        return values
-
-
-def made(folder: Path, form: str, **changes: Any) -> ModelConfig:
-    config = dataclasses.replace(CONFIG, **changes)
-    convert(Uneven(config, 3), folder, form)
-    return config
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -185,7 +156,7 @@ def test_a_file_is_whole_or_not_there(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["in"]
     notes: list[str] = []
     assert export(tmp_path / "in", out, note=notes.append) == out.stat().st_size
-    assert notes == ["Start llama.cpp with --yarn-beta-fast 1: it does not read that key of this file."]
+    assert notes == ["Start llama.cpp with --yarn-beta-fast 1: it does not read that here and is wrong without."]
     with pytest.raises(UserError, match="exists already"):
         export(tmp_path / "in", out)
     assert LlamaGraph(out).keys["tokenizer.ggml.model"] == "none"
