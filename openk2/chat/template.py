@@ -46,7 +46,17 @@ def render(
     An assistant message that keeps its reasoning and has `token_ids` contributes exactly those. Without a system
     message at the start, K2's default one is inserted. Raises BadMessage for an unknown role.
     """
-    messages = canonical(messages)
+    return render_canonical(tok, canonical(messages), tools, add_generation_prompt=add_generation_prompt)
+
+
+def render_canonical(
+    tok: Tokenizer,
+    messages: Sequence[Message],
+    tools: Sequence[ToolSpec] | None = None,
+    *,
+    add_generation_prompt: bool = False,
+) -> list[int]:
+    """As `render`, of a conversation whose tool ids are right already (`call_ids.canonical`)."""
     ids = _preamble(tok, messages, tools)
     kept_from = _kept_from(tok, messages)
     for i, message in enumerate(messages):

@@ -13,6 +13,7 @@ from openk2.engine.forward import Executor, Forward
 from openk2.engine.request import Completion, Request
 from openk2.engine.sampler import Constraint, Sampling
 from openk2.engine.scheduler import Scheduler
+from openk2.engine.stopping import StopTexts
 from openk2.engine.thinking import ThinkingLimit
 from openk2.engine.threads import limit_blas
 from openk2.engine.weights import Weights
@@ -127,10 +128,11 @@ class Session:
         max_tokens: int,
         sampling: Sampling | None = None,
         stop_ids: Collection[int] = (),
+        stop_texts: StopTexts | None = None,
         constraint: Constraint | None = None,
         thinking: ThinkingLimit | None = None,
     ) -> Iterator[int]:
-        """Sample and append up to `max_tokens` ids, yielding each; ends behind a stop id or at the window's end.
+        """Sample and append up to `max_tokens` ids, yielding each; ends behind a stop id or text, or with the window.
 
         What a constraint forces is appended without asking the model, which reads it together with what follows.
         """
@@ -142,6 +144,7 @@ class Session:
             max_tokens=max_tokens,
             sampling=sampling,
             stop_ids=stop_ids,
+            stop_texts=stop_texts,
             constraint=constraint,
             thinking=thinking,
         )

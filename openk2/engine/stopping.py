@@ -1,8 +1,8 @@
-"""Texts that end a reply. What is thought does not count, and a text may be cut by tokens in any way."""
+"""Texts that end a reply. What is thought or called does not count; a text may be cut by tokens in any way."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from openk2.errors import UserError
 
@@ -10,8 +10,8 @@ from openk2.errors import UserError
 class StopTexts:
     """`text` turns ids into text as they come (`Tokenizer.text_stream().feed`), specials into nothing.
 
-    `begin` and `end` are the ids of `<think>` and `</think>`: None for a template without thinking; `open`: the prompt
-    has begun to think already.
+    What stands between an id of `begins` (`<think>`, a tool section) and one of `ends` is passed over; `open`: the
+    prompt has begun to think already.
     """
 
     def __init__(
@@ -19,16 +19,16 @@ class StopTexts:
         texts: Sequence[str],
         text: Callable[[int], str],
         *,
-        begin: int | None = None,
-        end: int | None = None,
+        begins: Collection[int] = (),
+        ends: Collection[int] = (),
         open: bool = False,
     ) -> None:
         if not all(texts):
             raise UserError("A stop text is empty; give at least one character.")
         self._texts = tuple(texts)
         self._text = text
-        self._begin, self._end = begin, end
-        self._thinking = open
+        self._begins, self._ends = frozenset(begins), frozenset(ends)
+        self._passing = open
         self._keep = max(map(len, self._texts), default=1) - 1
         self._tail = ""
         self.found: str | None = None
@@ -36,11 +36,11 @@ class StopTexts:
 
     def accept(self, token: int) -> bool:
         """Take the next id; True when a stop text is complete. The earliest one in the text is `found`."""
-        if token in (self._begin, self._end):
-            self._thinking = token == self._begin
+        if token in self._begins or token in self._ends:
+            self._passing = token in self._begins
             self._tail = ""
             return False
-        if self._thinking:
+        if self._passing:
             return False
         seen = self._tail + self._text(token)
         hits = [(place, text) for text in self._texts if (place := seen.find(text)) >= 0]

@@ -52,7 +52,8 @@ class Limits:
     """What one reply may use. None leaves the choice to the provider.
 
     `tool_choice` is "auto", "none", "required" or the name of the tool that has to be called. `thinking_tokens` limits
-    thinking alone; `max_tokens` everything together.
+    thinking alone; `max_tokens` everything together. A text of `stop` ends the content and is not part of it; in what
+    is thought or called it means nothing.
     """
 
     max_tokens: int | None = None
@@ -61,6 +62,7 @@ class Limits:
     seed: int | None = None
     tool_choice: str | None = None
     thinking_tokens: int | None = None
+    stop: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True)

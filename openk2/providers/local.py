@@ -13,15 +13,16 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 from openk2.chat.arguments import Vocabulary
 from openk2.chat.call_ids import canonical, next_index
 from openk2.chat.grammar import Grammar
 from openk2.chat.messages import Message, ToolSpec
 from openk2.chat.parser import ENDS, Parser
-from openk2.chat.template import render
+from openk2.chat.template import render_canonical
 from openk2.chat.tokenizer import Tokenizer
-from openk2.engine import Engine, Request, Sampling, ThinkingLimit
+from openk2.engine import Engine, Request, Sampling, StopTexts, ThinkingLimit
 from openk2.errors import UserError
 from openk2.model.checkpoint import profile_of
 from openk2.providers.base import Delta, FinishReason, Limits, Reply, Usage, WindowFull
@@ -62,41 +63,46 @@ class LocalProvider:
 
         Raises UserError for a tool whose schema calls cannot be held to, before the model runs.
         """
-        prompt = self.prompt(messages, tools)
+        conversation = self._conversation(messages)
+        prompt = self._render(conversation, tools)
         room = self.engine.window - len(prompt)
         if room < 1:
             raise WindowFull(
                 f"The conversation is {len(prompt)} tokens long and {self.name} reads at most {self.engine.window}; "
                 "ask a shorter question or use a model with a longer window."
             )
-        request = await asyncio.to_thread(self._request, prompt, tools, limits, room, next_index(canonical(messages)))
-        parser = Parser(self.tokenizer)
-        reasoning = 0
+        request = await asyncio.to_thread(self._request, prompt, tools, limits, room, next_index(conversation))
+        reading = Reading(self.tokenizer, limits.stop)
         try:
             async for batch in self.engine.submit(request).stream():
-                deltas: list[Delta] = []
-                for token in batch:
-                    _feed(parser, token, deltas)
-                    reasoning += parser.thinking
-                for delta in deltas:
+                for delta in reading.feed(batch):
                     yield delta
         finally:
             request.cancel()
-        message = parser.finish()
-        self._verified.add(message.token_ids)
         done = request.completion
-        reason: FinishReason = "length" if not parser.ended else "tool_calls" if message.tool_calls else "stop"
-        usage = Usage(done.prompt, done.cached, reasoning, completion=len(message.token_ids))
+        message = reading.finish(done.stop_behind if done.stop_text else 0)
+        for delta in reading.deltas:
+            yield delta
+        self._verified.add(message.token_ids)
+        ended = reading.parser.ended or done.stop_text is not None
+        reason: FinishReason = "length" if not ended else "tool_calls" if message.tool_calls else "stop"
+        usage = Usage(done.prompt, done.cached, reading.reasoning, completion=len(done.ids))
         yield Reply(message, usage, reason)
 
     def prompt(self, messages: Sequence[Message], tools: Sequence[ToolSpec] = ()) -> list[int]:
         """The ids that the model continues."""
+        return self._render(self._conversation(messages), tools)
+
+    def _conversation(self, messages: Sequence[Message]) -> list[Message]:
+        """What the model reads: with a system message, and the calls numbered."""
         system = self.profile.get("system")
         if system and (not messages or messages[0].role != "system"):
             messages = [Message("system", system), *messages]
+        return canonical([self._with_own_ids(message) for message in messages])
+
+    def _render(self, conversation: Sequence[Message], tools: Sequence[ToolSpec]) -> list[int]:
         declared = tools if self.profile.get("declare_tools", True) else None
-        known = [self._with_own_ids(message) for message in messages]
-        return render(self.tokenizer, known, declared, add_generation_prompt=True)
+        return render_canonical(self.tokenizer, conversation, declared, add_generation_prompt=True)
 
     def _request(
         self, prompt: list[int], tools: Sequence[ToolSpec], limits: Limits, room: int, first_call: int
@@ -118,10 +124,19 @@ class LocalProvider:
             max_tokens=max_tokens,
             sampling=sampling,
             stop_ids=self._stops,
+            stop_texts=self._stop_texts(limits.stop),
             constraint=guide,
             thinking=self._thinking(limits),
             wait=SHOW_SECONDS,
         )
+
+    def _stop_texts(self, texts: Sequence[str]) -> StopTexts | None:
+        if not texts:
+            return None
+        special = self.tokenizer.special
+        begins = [special[name] for name in ("<think>", "<|tool_calls_section_begin|>", "<|tool_call_begin|>")]
+        ends = [special[name] for name in ("</think>", "<|tool_calls_section_end|>")]
+        return StopTexts(texts, self.tokenizer.text_stream().feed, begins=begins, ends=ends)
 
     def _thinking(self, limits: Limits) -> ThinkingLimit | None:
         tokens = self.profile.get("thinking_tokens") if limits.thinking_tokens is None else limits.thinking_tokens
@@ -157,13 +172,64 @@ class LocalProvider:
         return replace(message, token_ids=())
 
 
-def _feed(parser: Parser, token: int, deltas: list[Delta]) -> None:
-    """Add what an id shows; text of one kind is joined."""
-    told = len(parser.calls)
-    for piece in parser.feed(token):
-        if piece.kind in ("reasoning", "content"):
-            kind = "reasoning" if piece.kind == "reasoning" else "content"
-            before = deltas.pop().text if deltas and deltas[-1].kind == kind else ""
-            deltas.append(Delta(kind, before + piece.text))
-    for call in parser.calls[told:]:
-        deltas.append(Delta("call", f"{call.name}({call.arguments})"))
+class Reading:
+    """One reply as its ids come: what to show of it, and in the end the message.
+
+    With stop texts, what the last id wrote is held back, and so much before it as may begin one.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, stop: Sequence[str]) -> None:
+        self.parser = Parser(tokenizer)
+        self.reasoning = 0  # tokens
+        self.deltas: list[Delta] = []
+        self._keep = max(map(len, stop)) - 1 if stop else None
+        self._held = ""
+        self._written = 0  # characters of the content
+
+    def feed(self, ids: Sequence[int]) -> list[Delta]:
+        """What became certain; text of one kind is joined."""
+        self.deltas = []
+        for token in ids:
+            told = len(self.parser.calls)
+            for piece in self.parser.feed(token):
+                if piece.kind == "content":
+                    self._content(piece.text)
+                elif piece.kind == "reasoning":
+                    self._release()
+                    self._add("reasoning", piece.text)
+            for call in self.parser.calls[told:]:
+                self._release()
+                self.deltas.append(Delta("call", f"{call.name}({call.arguments})"))
+            self.reasoning += self.parser.thinking
+        return self.deltas
+
+    def finish(self, cut: int) -> Message:
+        """The message without the last `cut` characters of its content, which began a stop text; `deltas`: the rest.
+
+        Its ids are dropped where some of the content is: what the model wrote is then not what it is shown again.
+        """
+        self.deltas = []
+        message = self.parser.finish()
+        if cut:
+            content = message.content[: self._written - cut]
+            self._held = self._held[: len(self._held) - cut] if cut <= len(self._held) else ""
+            message = replace(message, content=content, token_ids=())
+        self._release()
+        return message
+
+    def _content(self, text: str) -> None:
+        self._written += len(text)
+        if self._keep is not None:
+            self._release(self._keep)
+        self._held += text
+        if self._keep is None:
+            self._release()
+
+    def _release(self, keep: int = 0) -> None:
+        if shown := self._held[: max(0, len(self._held) - keep)]:
+            self._held = self._held[len(shown) :]
+            self._add("content", shown)
+
+    def _add(self, kind: Literal["reasoning", "content"], text: str) -> None:
+        before = self.deltas.pop().text if self.deltas and self.deltas[-1].kind == kind else ""
+        self.deltas.append(Delta(kind, before + text))

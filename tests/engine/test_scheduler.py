@@ -366,7 +366,7 @@ def test_stop_texts_ignore_thinking(weights: Weights, fast: Executor) -> None:
     at = written.index(stop) + 3
     done = served.submit(asked(ids(30), 30, stop_texts=StopTexts([stop, "XY"], text.__getitem__))).result()
     assert (done.ids, done.finish_reason, done.stop_text) == (free[:at], "stop", stop)
-    thinking = StopTexts([stop], text.__getitem__, begin=500, end=501, open=True)
+    thinking = StopTexts([stop], text.__getitem__, begins=[500], ends=[501], open=True)
     assert served.submit(asked(ids(30), 30, stop_texts=thinking)).result().ids == free
     spread = StopTexts(["end"], {1: "xe", 2: "n", 3: "dy"}.__getitem__)
     assert [spread.accept(token) for token in (1, 2, 3)] == [False, False, True] and spread.behind == 4

@@ -254,6 +254,32 @@ def test_many_conversations_share_steps_and_prefixes(tmp_path: Path, tokenizer: 
     assert again.usage.cached == again.usage.prompt - 1
 
 
+@pytest.mark.parametrize(
+    ("stop", "content"),
+    [(["ine"], "Das ƒ"), (["ok"], None), (["s ƒ", "xyz"], "Da"), (["D"], ""), (["e", "ƒine"], "Das "), (["eX"], None)],
+)
+def test_a_stop_text_ends_the_content_and_means_nothing_in_thought(
+    tmp_path: Path, tokenizer: Path, stop: list[str], content: str | None
+) -> None:
+    provider = LocalProvider(checkpoint(tmp_path, tokenizer, SAY))
+    deltas, reply = run(provider, USER, limits=Limits(stop=stop))
+    wanted = "Das ƒine" if content is None else content
+    assert (reply.message.reasoning, reply.message.content, reply.finish_reason) == ("ok", wanted, "stop")
+    assert "".join(d.text for d in deltas if d.kind == "content") == wanted
+    assert "".join(d.text for d in deltas if d.kind == "reasoning") == "ok"
+    again = provider.prompt([*USER, reply.message, *USER])  # the model is shown what the person was shown
+    assert provider.tokenizer.decode(again).count("ine") == wanted.count("ine")
+    with pytest.raises(UserError, match="stop text is empty"):
+        run(provider, USER, limits=Limits(stop=["a", ""]))
+
+
+def test_a_stop_text_means_nothing_in_a_call(tmp_path: Path, tokenizer: Path) -> None:
+    provider = LocalProvider(checkpoint(tmp_path, tokenizer, CALL))
+    _, reply = run(provider, USER, TOOLS, Limits(stop=["plan", "{", "}"]))
+    assert reply.message.tool_calls == (ToolCall("functions.plan:0", "plan", "{}"),)
+    assert reply.message.token_ids and reply.finish_reason == "tool_calls"
+
+
 @pytest.mark.parametrize("source", ["limits", "profile"])
 def test_thinking_ends_at_its_limit_with_a_sentence(tmp_path: Path, tokenizer: Path, source: str) -> None:
     closing = " one two"
