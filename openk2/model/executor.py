@@ -1,7 +1,8 @@
 """The network in torch for serving, on any device: what the engine's scheduler runs in place of the CPU kernels.
 
 Attention is absorbed (DeepSeek-V2, arXiv 2405.04434 section 2.1.2): queries are moved into the latent space and read
-the cache's blocks as they are, which lie on the device in the executor's type. INT4 experts are expanded to that type.
+the cache's blocks as they are, which lie on the device in the executor's type. Routed experts in INT4 stay packed on
+the device; the values of one exist only while its tokens are multiplied.
 Legend: T new tokens of all texts, S positions of one text, H hidden, A heads, N nope, R rope, V value, C latent,
 E experts, K experts a token, I expert width.
 """
@@ -18,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from openk2.model.attention import RMSNorm
-from openk2.model.checkpoint import load
+from openk2.model.checkpoint import Checkpoint, load
 from openk2.model.config import LATENT_EPS, ModelConfig
 from openk2.model.moe import Router
 
@@ -48,10 +49,88 @@ class DeviceMemory:
         return torch.from_numpy(values).to(self.device, self.dtype)
 
 
+class _Stack:
+    """One matrix [out, in] of each of E experts; `stack[e]` gives its values."""
+
+    def __init__(self, count: int, shape: tuple[int, int], memory: DeviceMemory) -> None:
+        self._values = memory.empty((count, *shape))
+
+    def put(self, expert: int, checkpoint: Checkpoint, names: Sequence[str]) -> None:
+        """Take the matrices of these names, one below the other."""
+        first = 0
+        for name in names:
+            rows = _tensor(checkpoint.weight(name))
+            self._values[expert, first : first + len(rows)] = rows
+            first += len(rows)
+
+    def __getitem__(self, expert: int) -> Tensor:
+        return self._values[expert]
+
+
+class _PackedStack:
+    """As `_Stack`, kept in INT4 (`quant.packing`): two integers a byte, and the scales."""
+
+    def __init__(
+        self, count: int, shape: tuple[int, int], memory: DeviceMemory, groups: int, scale: torch.dtype
+    ) -> None:
+        out, size = shape
+        self._dtype = memory.dtype
+        self._bytes = torch.empty((count, out, size // 2), dtype=torch.uint8, device=memory.device)
+        self._scale = torch.empty((count, out, groups), dtype=scale, device=memory.device)
+
+    @classmethod
+    def fitting(
+        cls, count: int, shape: tuple[int, int], memory: DeviceMemory, checkpoint: Checkpoint, names: Sequence[str]
+    ) -> _PackedStack | None:
+        """None where a matrix of `names` is not stored in INT4, or in a form of its own."""
+        if shape[1] % 8 or not all(f"{name}_packed" in checkpoint for name in names):
+            return None
+        scales = [checkpoint.entries[f"{name}_scale"] for name in names]
+        groups = {scale.shape[1] for scale in scales}
+        exact = all(scale.dtype == "BF16" for scale in scales)
+        return (
+            cls(count, shape, memory, groups.pop(), torch.bfloat16 if exact else torch.float32)
+            if len(groups) == 1
+            else None
+        )
+
+    def put(self, expert: int, checkpoint: Checkpoint, names: Sequence[str]) -> None:
+        first = 0
+        for name in names:
+            words = checkpoint[f"{name}_packed"].bits
+            own = slice(first, first + len(words))
+            self._bytes[expert, own] = _tensor(np.ascontiguousarray(words, "<i4").view(np.uint8))
+            self._scale[expert, own] = _tensor(checkpoint[f"{name}_scale"].float32()).to(self._scale)
+            first += len(words)
+
+    def __getitem__(self, expert: int) -> Tensor:
+        packed, scale = self._bytes[expert], self._scale[expert]
+        q = torch.stack((packed & 15, packed >> 4), -1).to(self._dtype).sub_(8).view(len(packed), scale.shape[1], -1)
+        return (q * scale[..., None]).to(self._dtype).flatten(1)
+
+
+def _tensor(values: np.ndarray) -> Tensor:
+    return torch.from_numpy(np.array(values))  # a copy: torch takes no memory that is only mapped
+
+
+def _stack(
+    count: int, shape: tuple[int, int], memory: DeviceMemory, checkpoint: Checkpoint, names: Callable[[int], list[str]]
+) -> _Stack | _PackedStack:
+    """The matrices of `count` experts, those of `names(e)` one below the other, in the form the checkpoint has."""
+    every = [name for expert in range(count) for name in names(expert)]
+    stack = _PackedStack.fitting(count, shape, memory, checkpoint, every) or _Stack(count, shape, memory)
+    for expert in range(count):
+        stack.put(expert, checkpoint, names(expert))
+    return stack
+
+
 class _Layer:
     """The weights of a layer, fused: gate and up of a SwiGLU are one matrix [.., 2I, H], routed experts one stack."""
 
-    def __init__(self, config: ModelConfig, index: int, weight: Callable[[str], Tensor], memory: DeviceMemory) -> None:
+    def __init__(self, config: ModelConfig, index: int, checkpoint: Checkpoint, memory: DeviceMemory) -> None:
+        def weight(name: str) -> Tensor:
+            return _tensor(checkpoint.weight(name))
+
         def get(name: str) -> Tensor:
             return weight(f"model.layers.{index}.{name}.weight").to(memory.device, memory.dtype)
 
@@ -79,19 +158,22 @@ class _Layer:
         self.key_up, self.value_up = up.split((config.qk_nope_head_dim, config.v_head_dim), 1)  # [A, N, C], [A, V, C]
         self.out = get("self_attn.o_proj")
         self.router: Router | None = None
-        self.experts: tuple[Tensor, Tensor] | None = None  # [E, 2I, H], [E, H, I]
+        self.experts: tuple[_Stack | _PackedStack, _Stack | _PackedStack] | None = None  # [E, 2I, H], [E, H, I]
         self.always: tuple[Tensor, Tensor] | None = None
         if config.is_moe(index):
             self.router = Router(config).to(memory.device).requires_grad_(False)
             self.router.weight.copy_(weight(f"model.layers.{index}.mlp.gate.weight"))
             self.router.e_score_correction_bias.copy_(weight(f"model.layers.{index}.mlp.gate.e_score_correction_bias"))
-            width = config.moe_intermediate_size
+            width, experts = config.moe_intermediate_size, config.n_routed_experts
+
+            def names(*parts: str) -> Callable[[int], list[str]]:
+                path = f"model.layers.{index}.mlp.experts."
+                return lambda expert: [f"{path}{expert}.{part}_proj.weight" for part in parts]
+
             self.experts = (
-                memory.empty((config.n_routed_experts, 2 * width, hidden)),
-                memory.empty((config.n_routed_experts, hidden, width)),
+                _stack(experts, (2 * width, hidden), memory, checkpoint, names("gate", "up")),
+                _stack(experts, (hidden, width), memory, checkpoint, names("down")),
             )
-            for expert in range(config.n_routed_experts):
-                self.experts[0][expert], self.experts[1][expert] = swiglu(f"mlp.experts.{expert}")
             if config.n_shared_experts:
                 self.always = swiglu("mlp.shared_experts")
         else:
@@ -99,7 +181,7 @@ class _Layer:
 
 
 class TorchExecutor:
-    """The engine's executor protocol over weights given by Hugging Face name (`weight`).
+    """The engine's executor protocol over the weights of a checkpoint.
 
     Products are in `dtype`, the residual stream, norms, softmax, router and logits in float32.
     """
@@ -108,19 +190,23 @@ class TorchExecutor:
     def __init__(
         self,
         config: ModelConfig,
-        weight: Callable[[str], Tensor],
+        checkpoint: Checkpoint,
         *,
         device: str | torch.device = "cpu",
         dtype: torch.dtype = torch.bfloat16,
     ) -> None:
         self.config = config
         self.memory = memory = DeviceMemory(torch.device(device), dtype)
+
+        def weight(name: str) -> Tensor:
+            return _tensor(checkpoint.weight(name))
+
         self._embedding = weight("model.embed_tokens.weight").to(memory.device, dtype)
         tied = config.tie_word_embeddings
         self._head = self._embedding if tied else weight("lm_head.weight").to(memory.device, dtype)
         self._norm = RMSNorm(config.hidden_size, config.rms_norm_eps).to(memory.device).requires_grad_(False)
         self._norm.weight.copy_(weight("model.norm.weight"))
-        self._layers = [_Layer(config, i, weight, memory) for i in range(config.num_hidden_layers)]
+        self._layers = [_Layer(config, i, checkpoint, memory) for i in range(config.num_hidden_layers)]
         self._turns: tuple[np.ndarray, Tensor] | None = None  # as given, and on the device
 
     @classmethod
@@ -129,8 +215,7 @@ class TorchExecutor:
     ) -> TorchExecutor:
         """Read a checkpoint folder tensor by tensor. Raises UserError when it is not whole."""
         config = ModelConfig.from_folder(folder)
-        checkpoint = load(folder, config)
-        return cls(config, lambda name: torch.from_numpy(np.array(checkpoint.weight(name))), device=device, dtype=dtype)
+        return cls(config, load(folder, config), device=device, dtype=dtype)
 
     @torch.inference_mode()
     def run(self, parts: Sequence[tuple[Sequence[int], Cache]], turns: np.ndarray) -> np.ndarray:
@@ -213,7 +298,9 @@ def _swiglu(h: Tensor, gate_up: Tensor, down: Tensor) -> Tensor:
     return F.linear(F.silu(gate) * up, down)
 
 
-def _routed(h: Tensor, index: Tensor, weights: Tensor, gate_up: Tensor, down: Tensor) -> Tensor:
+def _routed(
+    h: Tensor, index: Tensor, weights: Tensor, gate_up: _Stack | _PackedStack, down: _Stack | _PackedStack
+) -> Tensor:
     """h [T, H], index and weights [T, K] -> float32 [T, H]. Each expert multiplies the rows of its own tokens."""
     out = torch.zeros(h.shape, dtype=torch.float32, device=h.device)
     flat = index.reshape(-1)
@@ -221,7 +308,7 @@ def _routed(h: Tensor, index: Tensor, weights: Tensor, gate_up: Tensor, down: Te
     tokens = torch.div(order, index.shape[1], rounding_mode="floor")
     shares = weights.reshape(-1)[order, None]
     start = 0
-    for expert, count in enumerate(torch.bincount(flat, minlength=len(down)).tolist()):
+    for expert, count in enumerate(torch.bincount(flat).tolist()):
         if count:
             own = slice(start, start + count)
             made = _swiglu(h[tokens[own]], gate_up[expert], down[expert]).float() * shares[own]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,9 +16,10 @@ from openk2.engine import Engine, Request  # noqa: E402
 from openk2.engine.forward import Forward  # noqa: E402
 from openk2.engine.twin import Twin  # noqa: E402
 from openk2.engine.weights import Weights  # noqa: E402
-from openk2.model.checkpoint import save  # noqa: E402
+from openk2.model.checkpoint import load, save  # noqa: E402
 from openk2.model.executor import TorchExecutor  # noqa: E402
 from openk2.model.safetensors import Stored  # noqa: E402
+from openk2.quant.packing import dequantize, pack, quantize, scale_bits  # noqa: E402
 
 WINDOW = 1024
 
@@ -53,6 +55,42 @@ def test_logits_equal_the_numpy_twin(name: str, tmp_path: Path) -> None:
     for a, b in zip(*caches, strict=True):
         assert a.length == b.length
         np.testing.assert_allclose(b.rows(2, b.length), a.rows(2, a.length), atol=1e-4 * np.abs(a.rows(2, 9)).max())
+
+
+@pytest.mark.parametrize("scales", ["BF16", "F32"])
+def test_int4_experts_stay_packed_and_equal_their_values(tmp_path: Path, scales: str) -> None:
+    shape = config("q_lora", max_position_embeddings=WINDOW)
+    packed, plain = {}, {}
+    for name, tensor in network("q_lora", max_position_embeddings=WINDOW).tensors().items():
+        values = tensor.detach().numpy()
+        if ".experts." in name:
+            q, scale = quantize(values)
+            if scales == "F32":
+                scale = scale * np.float32(1.001)  # not exact in bf16
+            packed[f"{name}_packed"] = Stored.of(pack(q))
+            packed[f"{name}_scale"] = Stored.of(scale) if scales == "F32" else Stored("BF16", scale_bits(scale))
+            packed[f"{name}_shape"] = Stored.of(np.array(values.shape, np.int64))
+            plain[name] = Stored.of(dequantize(pack(q), scale, values.shape[1]))
+        else:
+            packed[name] = plain[name] = Stored.of(values)
+    made = []
+    for folder, tensors in ((tmp_path / "packed", packed), (tmp_path / "plain", plain)):
+        save(folder, shape, tensors)
+        made.append(TorchExecutor(shape, load(folder), dtype=torch.float32))
+    weights = Weights.load(tmp_path / "plain", shape)
+    twin, *here = (Forward(shape, weights, executor) for executor in (Twin(shape, weights), *made))
+    expected, *got = (f.logits(f.run_many([(ids(150), f.cache())])[0]) for f in (twin, *here))
+    for logits in got:
+        np.testing.assert_allclose(logits, expected, atol=1e-4 * np.abs(expected).max())
+    small, large = (sum(t.nbytes for t in expert_tensors(executor)) for executor in made)
+    assert small == large * ((4 + 16 / 32) if scales == "BF16" else (4 + 32 / 32)) / 32
+    half = TorchExecutor(shape, load(tmp_path / "packed"), dtype=torch.bfloat16)
+    assert sum(t.nbytes for t in expert_tensors(half)) == small  # whatever type the products have
+
+
+def expert_tensors(executor: Any) -> list[Any]:
+    stacks = [stack for layer in executor._layers if layer.experts for stack in layer.experts]
+    return [value for stack in stacks for value in vars(stack).values() if isinstance(value, torch.Tensor)]
 
 
 def test_many_replies_and_a_restart(tmp_path: Path) -> None:
