@@ -18,8 +18,11 @@ import numpy as np
 import pytest
 
 llama_cpp = pytest.importorskip("llama_cpp", reason="the oracle is llama.cpp: pip install llama-cpp-python")
+pytest.importorskip("torch", reason="the parity table is of torch too")
+pytest.importorskip("transformers", reason="the parity table is of transformers too")
 from networks import CONFIG, SHAPES, Uneven, made  # noqa: E402
 
+from openk2.bench.parity import llama_logits  # noqa: E402
 from openk2.chat.tokenizer import Tokenizer  # noqa: E402
 from openk2.engine.forward import Forward  # noqa: E402
 from openk2.engine.twin import Twin  # noqa: E402
@@ -47,19 +50,6 @@ def engine_logits(folder: Path, ids: list[int]) -> np.ndarray:
     weights = Weights.load(folder, config)
     forward = Forward(config, weights, Twin(config, weights))
     return forward.logits(forward.run(ids, forward.cache()))
-
-
-def llama_logits(path: Path, ids: list[int], **settings: Any) -> np.ndarray:
-    """[tokens, vocabulary], with a cache of f32 in place of llama.cpp's f16."""
-    model = llama_cpp.Llama(
-        str(path), n_ctx=len(ids), n_batch=len(ids), logits_all=True, n_threads=1, n_threads_batch=1, verbose=False,
-        type_k=llama_cpp.GGML_TYPE_F32, type_v=llama_cpp.GGML_TYPE_F32, **settings,
-    )  # fmt: skip
-    try:
-        model.eval(ids)
-        return np.array(model.scores[: len(ids)])
-    finally:
-        model.close()
 
 
 def both(
