@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from openk2.cli import settings
+from openk2.engine.kernels import plan
 from openk2.engine.kernels.build import build
 from openk2.engine.kernels.native import declare
-from openk2.errors import UserError
 
 
 @pytest.fixture
@@ -28,10 +28,7 @@ def serve() -> Iterator[Callable[..., Any]]:
 @pytest.fixture(scope="session", autouse=True)
 def built_kernels() -> Iterator[Path | None]:
     """The CPU kernels, built once: in its own empty home, each command would start to build them again."""
-    try:
-        path = build()
-    except UserError:
-        path = None
+    path = None if isinstance(plan(), str) else build()  # where there is a compiler, a failed build fails the tests
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("OPENK2_KERNELS", str(path or "off"))
         yield path
@@ -40,7 +37,7 @@ def built_kernels() -> Iterator[Path | None]:
 @pytest.fixture(scope="session")
 def kernels(built_kernels: Path | None) -> CDLL:
     if built_kernels is None:
-        pytest.skip("the kernels cannot be built here")
+        pytest.skip("no compiler")
     return declare(CDLL(str(built_kernels)))
 
 

@@ -48,10 +48,11 @@ SHAPES: dict[str, dict[str, Any]] = {
 
 @pytest.fixture(scope="module", params=["auto", "avx2", "portable"])
 def target(request: pytest.FixtureRequest) -> ctypes.CDLL:
-    try:
-        return declare(ctypes.CDLL(str(build(request.param))))
-    except UserError as error:
-        pytest.skip(str(error))
+    if isinstance(loader.plan(), str):
+        pytest.skip("no compiler")
+    if request.param == "avx2" and "avx2" not in loader._processor():
+        pytest.skip("this processor has no AVX2")
+    return declare(ctypes.CDLL(str(build(request.param))))
 
 
 def matrix(kind: str, rows: int, columns: int, seed: int = 0) -> Matrix:
@@ -65,8 +66,9 @@ def matrix(kind: str, rows: int, columns: int, seed: int = 0) -> Matrix:
     return Matrix(packing.pack(rng.integers(-8, 8, values.shape).astype(np.int8)), scale, values.shape)
 
 
-@pytest.mark.parametrize("kind", ["fp32", "bf16", "int32", "int64", "int96"])
+@pytest.mark.parametrize("kind", ["fp32", "bf16", "int32", "int64", "int96", "exact int32", "exact int96"])
 def test_products(target: ctypes.CDLL, kind: str) -> None:
+    exact_mode, kind = kind.startswith("exact"), kind.split()[-1]
     rng = np.random.default_rng(1)
     sizes = [(1, 192), (7, 384), (50, 192)] if kind.startswith("int") else [(1, 1), (7, 33), (50, 130), (9, 15)]
     for rows, columns in sizes:
@@ -75,8 +77,12 @@ def test_products(target: ctypes.CDLL, kind: str) -> None:
         for tokens in (1, 2, 3, 5, 6, 7, 13, 40):
             x = rng.normal(size=(tokens, columns)).astype(np.float32)
             size = np.abs(x).astype(np.float64) @ np.abs(exact).T
+            if (
+                kind.startswith("int") and not exact_mode
+            ):  # activations of 16 bits: each off by 1/65534 of the largest, at most
+                size += 16 * np.abs(x).max(1, keepdims=True) @ np.abs(exact).sum(1)[None]
             for threads in (1, 3):
-                got = multiply(target, weight, x, threads)
+                got = multiply(target, weight, x, threads, exact_mode)
                 assert (np.abs(got - x.astype(np.float64) @ exact.T) <= 1e-6 * size + 1e-30).all(), (rows, tokens)
 
 
@@ -114,13 +120,14 @@ def logits(forward: Forward, pieces: list[list[int]]) -> np.ndarray:
 def test_the_network_equals_its_twin(tmp_path: Path, target: ctypes.CDLL, shape: str, threads: int) -> None:
     config, weights = weights_of(tmp_path, SHAPES[shape])
     twin = Forward(config, weights, Twin(config, weights))
-    native = Forward(config, weights, Native(target, config, weights, threads))
     text = ids(BLOCK + 40, config)
     expected = logits(twin, [text])
     assert np.abs(expected).max() > 1
-    for cut in (len(text), 100, 0):
-        pieces = [text[:cut], *([token] for token in text[cut:])] if cut else [text[:3], *([t] for t in text[3:])]
-        np.testing.assert_allclose(logits(native, pieces), expected, atol=1e-4)
+    for exact, allowed in ((True, 1e-4), (False, 1e-4 * np.abs(expected).max())):
+        native = Forward(config, weights, Native(target, config, weights, threads, exact))
+        for cut in (len(text), 100, 0):
+            pieces = [text[:cut], *([token] for token in text[cut:])] if cut else [text[:3], *([t] for t in text[3:])]
+            np.testing.assert_allclose(logits(native, pieces), expected, atol=allowed)
 
 
 def test_batches_equal_each_sequence_alone(tmp_path: Path, kernels: ctypes.CDLL) -> None:
@@ -302,7 +309,7 @@ def test_numpy_serves_until_the_build_beside_is_done(
         time.sleep(0.05)
     forward.run([3], cache)
     assert isinstance(forward._executor, Twin)  # a text ends as it began
-    np.testing.assert_allclose(forward.run(text, cache_of(config)), before, atol=2e-5)
+    np.testing.assert_allclose(forward.run(text, cache_of(config)), before, atol=3e-4)
     assert isinstance(forward._executor, Native)
     assert loader.status()[0]
 

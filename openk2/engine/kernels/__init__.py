@@ -3,7 +3,8 @@
 Nothing waits for a compiler: the first process that needs kernels starts a build beside itself and computes with numpy;
 texts that begin when it is done, and all later processes, run on the kernels. No compiler, a failed build or a closed
 cache folder leave numpy in charge, and `k2 doctor` says so. `OPENK2_KERNELS` sets `off`, an instruction set
-(`avx512`, `avx2`, `portable`) or the path of a library built before.
+(`avx512`, `avx2`, `portable`) or the path of a library built before. `OPENK2_EXACT=1` lets INT4 weights meet fp32
+activations instead of 16-bit ones.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from openk2.engine.kernels.native import declare
+from openk2.engine.kernels.native import declare, exact
 from openk2.paths import cache_dir
 
 SOURCES = Path(__file__).parent
@@ -77,7 +78,8 @@ def status() -> tuple[bool, str]:
     """Whether the kernels run, and which, or why not and what runs instead."""
     loaded = library()
     if loaded is not None:
-        return True, f"{_SHOWN[loaded.k2_lanes()]}, built for this processor"
+        activations = "fp32 (OPENK2_EXACT)" if exact() else "16-bit"
+        return True, f"{_SHOWN[loaded.k2_lanes()]}, built for this processor; INT4 meets {activations} activations"
     found = _find(_setting())
     if isinstance(found, Plan):
         return False, "numpy serves; they are being built beside this and serve from the next start"

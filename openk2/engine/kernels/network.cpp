@@ -32,19 +32,20 @@ struct Sequence {
     float *const *blocks;
 };
 
-constexpr int64_t ROWS = 32;  // of one task: a multiple of BUNDLE, so that tasks share no cache line of a result
+constexpr int64_t ROWS = 32;  // of one task: whole cache lines of a result, so that tasks share none
 
-// Rows of floats with their addresses, reused by later calls of the same thread.
+// Rows of floats with their addresses, each at the start of a cache line; reused by later calls of the same thread.
 struct Table {
     std::vector<float> values;
     std::vector<float *> rows;
-    int64_t width = 0;
 
     void shape(int64_t count, int64_t columns) {
-        width = columns;
-        values.resize(size_t(count * columns));
+        constexpr int64_t LINE = 64 / sizeof(float);
+        const int64_t width = (columns + LINE - 1) / LINE * LINE;
+        values.resize(size_t(count * width + LINE));
         rows.resize(size_t(count));
-        for (int64_t t = 0; t < count; t++) rows[size_t(t)] = values.data() + t * columns;
+        const int64_t past = reinterpret_cast<uintptr_t>(values.data()) / sizeof(float) % LINE;
+        for (int64_t t = 0; t < count; t++) rows[size_t(t)] = values.data() + (LINE - past) % LINE + t * width;
     }
     float *operator[](int64_t t) const { return rows[size_t(t)]; }
     const float *const *in() const { return rows.data(); }
@@ -106,12 +107,17 @@ void multiply_all(std::initializer_list<Product> products, int64_t tokens, int t
     });
 }
 
-// What an INT4 matrix reads instead of x; x itself for the other formats.
-const Table &as_read_by(const Matrix &m, const Table &x, int64_t tokens, Table &bundles) {
+// A few vectors are rounded faster than other threads wake.
+void round_all(const float *const *x, float *const *to, int64_t count, int64_t n, int threads) {
+    parallel(count, count * n < 32768 ? 1 : threads, [&](int64_t t) { round_to_16_bits(x[t], n, to[t]); });
+}
+
+// What a matrix reads: x itself, or for INT4 x rounded.
+const Table &as_read_by(const Matrix &m, const Table &x, int64_t tokens, Table &rounded, int threads) {
     if (m.format != INT4) return x;
-    bundles.shape(tokens, m.columns);
-    for (int64_t t = 0; t < tokens; t++) bundle(x[t], bundles[t], m.columns);
-    return bundles;
+    rounded.shape(tokens, rounded_size(m.columns));
+    round_all(x.in(), rounded.out(), tokens, m.columns, threads);
+    return rounded;
 }
 
 class Step {
@@ -159,7 +165,7 @@ class Step {
     int64_t tokens = 0;
     // One set a thread: the next call finds the memory it needs.
     struct Space {
-        Table x, h, bundles, low, query, latent, heads, more, scores, active;
+        Table x, h, rounded, low, query, latent, heads, more, scores, active, ready;
         std::vector<Group> groups;
         std::vector<Piece> pieces;
         std::vector<int64_t> chosen, slots;
@@ -176,7 +182,11 @@ class Step {
 
     void embed(int64_t id, float *to) const {
         const Matrix &e = m.embedding;
-        if (e.format == BF16) return unpack(e, id, to);
+        if (e.format == BF16) {
+            const uint16_t *row = static_cast<const uint16_t *>(e.data) + id * m.hidden;
+            for (int64_t i = 0; i < m.hidden; i++) to[i] = bf16(row[i]);
+            return;
+        }
         memcpy(to, static_cast<const float *>(e.data) + id * m.hidden, size_t(m.hidden) * sizeof(float));
     }
 
@@ -190,15 +200,15 @@ class Step {
         Table &query = own.query, &low = layer.query_down.data ? own.low : own.query, &latent = own.latent;
         low.shape(tokens, first.rows);
         latent.shape(tokens, m.rank + m.rope);
-        const Table &input = as_read_by(first, h, tokens, own.bundles);
+        const Table &input = as_read_by(first, h, tokens, own.rounded, threads_);
         multiply_all({{&first, input.in(), low.out(), false},
-                      {&layer.latent, as_read_by(layer.latent, h, tokens, own.more).in(), latent.out(), false}},
+                      {&layer.latent, as_read_by(layer.latent, h, tokens, own.more, threads_).in(), latent.out(), false}},
                      tokens, threads_);
         if (layer.query_down.data) {
             for (int64_t t = 0; t < tokens; t++)
                 rms_norm(low[t], layer.query_norm, layer.query.columns, m.latent_eps, low[t]);
             query.shape(tokens, layer.query.rows);
-            const Table &read = as_read_by(layer.query, low, tokens, own.bundles);
+            const Table &read = as_read_by(layer.query, low, tokens, own.rounded, threads_);
             multiply_all({{&layer.query, read.in(), query.out(), false}}, tokens, threads_);
         }
         for (int64_t t = 0; t < tokens; t++) {
@@ -211,7 +221,7 @@ class Step {
         make_groups();
         parallel(int64_t(own.groups.size()), threads_,
                  [&](int64_t i) { mix_heads(layer, index, own.groups[size_t(i)], query, own.heads); });
-        const Table &read = as_read_by(layer.out, own.heads, tokens, own.bundles);
+        const Table &read = as_read_by(layer.out, own.heads, tokens, own.rounded, threads_);
         multiply_all({{&layer.out, read.in(), x.out(), true}}, tokens, threads_);
     }
 
@@ -310,7 +320,7 @@ class Step {
     // The experts [T, k] of the highest biased scores and their weights from the unbiased ones (DeepSeek-V3 2.1.2).
     void route(const Layer &layer, const Table &h) {
         own.scores.shape(tokens, m.experts);
-        const Table &read = as_read_by(layer.router, h, tokens, own.bundles);
+        const Table &read = as_read_by(layer.router, h, tokens, own.rounded, threads_);
         multiply_all({{&layer.router, read.in(), own.scores.out(), false}}, tokens, tokens < 8 ? 1 : threads_);
         own.chosen.resize(size_t(tokens * m.chosen));
         own.mix.resize(size_t(tokens * m.chosen));
@@ -374,17 +384,15 @@ class Step {
     // x[t] += the weighted sum of the experts' outputs for it.
     void run_experts(const Table &h, int64_t width) {
         const int64_t slots = int64_t(own.slots.size()), pieces = int64_t(own.pieces.size());
-        bool packed = false;
-        for (const Piece &piece : own.pieces) packed |= piece.expert->gate.format == INT4;
-        if (packed) {
-            own.bundles.shape(tokens, m.hidden);
-            for (int64_t t = 0; t < tokens; t++) bundle(h[t], own.bundles[t], m.hidden);
-        }
+        const Expert *packed = nullptr;
+        for (const Piece &piece : own.pieces)
+            if (piece.expert->gate.format == INT4) packed = piece.expert;
+        const Table &rounded = packed ? as_read_by(packed->gate, h, tokens, own.rounded, threads_) : h;
         own.active.shape(slots, width);
         own.inputs.resize(size_t(slots));
         own.outputs.resize(size_t(slots));
         for (const Piece &piece : own.pieces) {
-            const Table &read = piece.expert->gate.format == INT4 ? own.bundles : h;
+            const Table &read = piece.expert->gate.format == INT4 ? rounded : h;
             for (int64_t i = piece.begin; i < piece.end; i++) {
                 own.inputs[size_t(i)] = read[own.slots[size_t(i)]];
                 own.outputs[size_t(i)] = x[own.slots[size_t(i)]];
@@ -396,12 +404,21 @@ class Step {
             const int64_t begin = task % parts * ROWS, end = std::min(begin + ROWS, piece.expert->gate.rows);
             if (begin < end) activate(piece, begin, end);
         });
+        own.ready.shape(slots, rounded_size(width));
+        for (const Piece &piece : own.pieces) {
+            const Matrix &down = piece.expert->down;
+            if (down.format == INT4)
+                round_all(own.active.in() + piece.begin, own.ready.out() + piece.begin, piece.end - piece.begin,
+                          down.columns, threads_);
+        }
         const int64_t step = threads_ > 1 ? ROWS : m.hidden;
         parallel((m.hidden + step - 1) / step, threads_, [&](int64_t task) {
             const int64_t begin = task * step, end = std::min(begin + step, m.hidden);
-            for (const Piece &piece : own.pieces)
-                multiply(piece.expert->down, begin, end, own.active.in() + piece.begin, piece.end - piece.begin,
-                         own.outputs.data() + piece.begin, true);
+            for (const Piece &piece : own.pieces) {
+                const Matrix &down = piece.expert->down;
+                multiply(down, begin, end, (down.format == INT4 ? own.ready : own.active).in() + piece.begin,
+                         piece.end - piece.begin, own.outputs.data() + piece.begin, true);
+            }
         });
     }
 
@@ -421,18 +438,13 @@ class Step {
         const Expert &expert = *piece.expert;
         multiply(expert.gate, begin, end, own.inputs.data() + piece.begin, count, gates.data());
         multiply(expert.up, begin, end, own.inputs.data() + piece.begin, count, ups.data());
-        const bool packed = expert.down.format == INT4;
         for (int64_t i = 0; i < count; i++) {
-            float *to = own.active[piece.begin + i];
             const float weight = own.weights[size_t(piece.begin + i)];
             for (int64_t k = 0; k < ROWS; k += LANES) {
                 Floats g = load(gate[i] + k);
                 store(gate[i] + k, g / (1 + exponential(-g)) * load(up[i] + k) * weight);
             }
-            if (packed)
-                for (int64_t k = begin; k < end; k++) to[bundled(k)] = gate[i][k - begin];
-            else
-                memcpy(to + begin, gate[i], size_t(end - begin) * sizeof(float));
+            memcpy(own.active[piece.begin + i] + begin, gate[i], size_t(end - begin) * sizeof(float));
         }
     }
 };
@@ -455,24 +467,45 @@ void k2_run(const Model *model, const Sequence *sequences, int64_t count, const 
     step.run(rows.data());
 }
 
-// logits [T, vocabulary] of hidden [T, H].
-void k2_logits(const Model *model, const float *hidden, int64_t tokens, int32_t threads, float *logits) {
-    std::vector<const float *> x;
-    std::vector<float *> y;
-    for (int64_t t = 0; t < tokens; t++) {
-        x.push_back(hidden + t * model->hidden);
-        y.push_back(logits + t * model->head.rows);
-    }
-    multiply_all({{&model->head, x.data(), y.data(), false}}, tokens, threads);
-}
-
 // y [T, rows] = matrix . x [T, columns]
 void k2_multiply(const Matrix *matrix, const float *x, int64_t tokens, int32_t threads, float *y) {
-    Table rows, bundles, results;
-    rows.shape(tokens, matrix->columns);
-    results.shape(tokens, matrix->rows);
-    memcpy(rows.values.data(), x, rows.values.size() * sizeof(float));
-    multiply_all({{matrix, as_read_by(*matrix, rows, tokens, bundles).in(), results.out(), false}}, tokens, threads);
-    memcpy(y, results.values.data(), results.values.size() * sizeof(float));
+    std::vector<const float *> in;
+    std::vector<float *> out;
+    for (int64_t t = 0; t < tokens; t++) {
+        in.push_back(x + t * matrix->columns);
+        out.push_back(y + t * matrix->rows);
+    }
+    static thread_local Table rounded;
+    if (matrix->format == INT4) {
+        rounded.shape(tokens, rounded_size(matrix->columns));
+        round_all(in.data(), rounded.out(), tokens, matrix->columns, threads);
+        in.assign(rounded.in(), rounded.in() + tokens);
+    }
+    multiply_all({{matrix, in.data(), out.data(), false}}, tokens, threads);
+}
+
+// logits [T, vocabulary] of hidden [T, H].
+void k2_logits(const Model *model, const float *hidden, int64_t tokens, int32_t threads, float *logits) {
+    k2_multiply(&model->head, hidden, tokens, threads, logits);
+}
+
+// Bytes read for one sum of `count` floats: how fast memory gives them.
+float k2_read(const float *from, int64_t count, int32_t threads) {
+    constexpr int64_t PIECE_OF = 1 << 18;
+    const int64_t tasks = (count + PIECE_OF - 1) / PIECE_OF;
+    std::vector<float> totals(static_cast<size_t>(tasks));
+    parallel(tasks, threads, [&](int64_t task) {
+        const int64_t begin = task * PIECE_OF, end = std::min(begin + PIECE_OF, count);
+        Floats total[8] = {};
+        int64_t i = begin;
+        for (; i + 8 * LANES <= end; i += 8 * LANES)
+            for (int j = 0; j < 8; j++) total[j] += load(from + i + j * LANES);
+        for (; i < end; i++) total[0][0] += from[i];
+        for (int j = 1; j < 8; j++) total[0] += total[j];
+        totals[size_t(task)] = sum(total[0]);
+    });
+    float total = 0;
+    for (float part : totals) total += part;
+    return total;
 }
 }

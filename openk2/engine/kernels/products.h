@@ -1,10 +1,13 @@
 // Products with weights as the checkpoint stores them: fp32, bf16, or INT4 in groups (compressed-tensors'
-// pack-quantized). Every weight is read once for all tokens of a call and turned into floats in registers.
+// pack-quantized). Every weight is read once for all tokens of a call. fp32 and bf16 meet fp32 activations; INT4 meets
+// activations rounded to 16-bit integers, whose products the processor adds exactly and several at a time, or, as
+// INT4_EXACT, fp32 activations as well.
 #pragma once
 #include "simd.h"
+#include <algorithm>
 #include <vector>
 
-enum Format : int32_t { FP32 = 0, BF16 = 1, INT4 = 2 };
+enum Format : int32_t { FP32 = 0, BF16 = 1, INT4 = 2, INT4_EXACT = 3 };
 
 // [rows, columns]. INT4: eight integers a 32-bit word, plus 8, lowest bits first; bf16 scale [rows, columns / group].
 struct Matrix {
@@ -14,30 +17,64 @@ struct Matrix {
     int32_t format, group;
 };
 
-// INT4 is read 16 bytes at a time, whose low nibbles are the even and whose high nibbles are the odd elements of 32:
-// the vectors it meets are stored in that order.
-constexpr int64_t BUNDLE = 32;
-inline int64_t bundled(int64_t i) { return (i & ~(BUNDLE - 1)) | (i & 1) << 4 | (i & (BUNDLE - 1)) >> 1; }
-inline void bundle(const float *from, float *to, int64_t n) {
-    for (int64_t i = 0; i < n; i += BUNDLE)
-        for (int64_t j = 0; j < 16; j++) {
-            to[i + j] = from[i + 2 * j];
-            to[i + 16 + j] = from[i + 2 * j + 1];
-        }
+// What an INT4 matrix reads instead of x: 16-bit integers and a scale for the whole vector. An element is off by at most
+// 1/65534 of the largest; a product is then off by 2e-5 of its size as a rule, and by 7e-6 * sqrt(n) of |w| |x| at most.
+// In chunks of 8 * LANES elements: place by place (element 8 m + place and 8 m + 4 + place stand in 32-bit lane m, as
+// the nibbles of word m do), then what corrects the 8 added to every weight. The scale comes last.
+constexpr int64_t CHUNK = 8 * LANES, STRIDE = 5 * LANES;  // elements; floats of space
+inline int64_t chunks(int64_t n) { return (n + CHUNK - 1) / CHUNK; }
+inline int64_t rounded_size(int64_t n) { return chunks(n) * STRIDE + 1; }
+
+// The nearest integer of |x| < 2^22: adding 1.5 * 2^23 leaves it in the lowest bits.
+inline int32_t nearest(float x) {
+    const float shifted = x + 12582912.0f;
+    int32_t bits;
+    memcpy(&bits, &shifted, 4);
+    return bits - 0x4b400000;
 }
 
-// Tokens and rows of one register tile, and rows for a single token; 16 vector registers hold less than 32.
+inline void round_to_16_bits(const float *x, int64_t n, float *to) {
+    float highest = 0, check = 0;
+    for (int64_t i = 0; i < n; i++) highest = std::max(highest, std::fabs(x[i]));
+    for (int64_t i = 0; i < n; i++) check += x[i] * 0;  // NaN if anything is not finite: then the scale is, too
+    const float inverse = highest > 1e-30f ? 32767 / highest : 0;
+    int32_t q[CHUNK], out[STRIDE];
+    for (int64_t k = 0; k < n; k += CHUNK, to += STRIDE) {
+        const int64_t count = std::min(CHUNK, n - k);
+        if (count < CHUNK) std::fill(q, q + CHUNK, 0);
+        for (int64_t i = 0; i < count; i++) q[i] = nearest(x[k + i] * inverse);
+        for (int place = 0; place < 4; place++)
+            for (int m = 0; m < LANES; m++)
+                out[place * LANES + m] = int32_t(uint32_t(q[8 * m + 4 + place]) << 16 | uint32_t(q[8 * m + place] & 0xffff));
+        for (int m = 0; m < LANES; m++) {
+            int32_t total = 0;
+            for (int i = 0; i < 8; i++) total += q[8 * m + i];
+            out[4 * LANES + m] = -8 * total;
+        }
+        memcpy(to, out, sizeof out);
+    }
+    *to = highest / 32767 + check;
+}
+
+// Rows follow each other in memory: each line read fetches one from further on into the second-level cache, since a
+// processor by itself follows too few streams, and not across the end of a row.
+template <int R> struct Ahead {
+    const char *at;
+    Ahead(const void *tile, int64_t row_bytes) : at(static_cast<const char *>(tile) + std::max<int64_t>(2 * R * row_bytes, 16384)) {}
+    void fetch(int64_t line) const {
+        for (int r = 0; r < R; r++) __builtin_prefetch(at + (line * R + r) * 64, 0, 2);
+    }
+};
+
 #if defined(__AVX512F__) || defined(__aarch64__)
-constexpr int TILE_TOKENS = 6, TILE_ROWS = 4, SINGLE_ROWS = 8;
+constexpr bool MANY_REGISTERS = true;  // 32, else 16
 #else
-constexpr int TILE_TOKENS = 3, TILE_ROWS = 3, SINGLE_ROWS = 4;
+constexpr bool MANY_REGISTERS = false;
 #endif
 
-// Short rows are too short for the processor to foresee the next ones: each line fetches the one a tile further on.
-constexpr int FETCH_TOKENS = 4;
-
-// A piece of R rows in registers, step by step along the columns. `Plain` is fp32 or bf16.
+// A tile of rows and tokens in registers, step by step along the columns. `Plain` is fp32 or bf16.
 template <class T> struct Plain {
+    static constexpr int ROWS = MANY_REGISTERS ? 4 : 3, TOKENS = MANY_REGISTERS ? 6 : 3, ALONE = MANY_REGISTERS ? 8 : 4;
     const T *data;
     int64_t stride;
 
@@ -58,10 +95,10 @@ template <class T> struct Plain {
             }
         };
         constexpr int64_t LINE = 64 / sizeof(T);
+        const Ahead<R> ahead(w[0], stride * int64_t(sizeof(T)));
         int64_t k = 0;
         for (; k + LINE <= n; k += LINE) {
-            if constexpr (N <= FETCH_TOKENS)
-                for (int r = 0; r < R; r++) __builtin_prefetch(w[r] + R * stride + k);
+            ahead.fetch(k / LINE);
             for (int i = 0; i < LINE; i += LANES) step(k + i);
         }
         for (; k + LANES <= n; k += LANES) step(k);
@@ -72,11 +109,22 @@ template <class T> struct Plain {
     }
 };
 
-struct Packed {
+// The scales of LANES words from `chunk` on, in groups of any size; 0 past the end of the row.
+__attribute__((noinline)) inline Floats scales_of_words(const uint16_t *row, int64_t chunk, int64_t n, int32_t group) {
+    Floats v = {};
+    for (int64_t m = 0; m < LANES; m++) {
+        const int64_t k = chunk * CHUNK + 8 * m;
+        if (k < n) v[m] = bf16(row[k / group]);
+    }
+    return v;
+}
+
+template <bool GROUPS_OF_32> struct Packed {
+    static constexpr int ROWS = MANY_REGISTERS ? 2 : 1, TOKENS = MANY_REGISTERS ? 6 : 3, ALONE = 4;
     const uint8_t *data;
     const uint16_t *scale;
     int64_t bytes, scales;  // of a row
-    int32_t bundles;        // that share one scale
+    int32_t group;
 
     template <int R, int N> void dots(int64_t row, const float *const *x, int64_t n, float (*y)[N]) const {
         const uint8_t *w[R];
@@ -86,114 +134,130 @@ struct Packed {
             s[r] = scale + (row + r) * scales;
         }
         Floats total[R][N] = {};
-        auto step = [&](int64_t g) __attribute__((always_inline)) {
-            const int64_t k = g * BUNDLE, of = bundles == 1 ? g : g / bundles;
-            for (int half = 0; half < 16; half += LANES) {
-                Floats low[R], high[R];
-                for (int r = 0; r < R; r++) {
-                    nibbles(w[r] + g * 16 + half, bf16(s[r][of]), low[r], high[r]);
+        auto step = [&](int64_t c, const Shorts *packed, const Floats *size) __attribute__((always_inline)) {
+            Shorts weight[R][4];
+#pragma GCC unroll 8
+            for (int r = 0; r < R; r++)
+                for (int i = 0; i < 4; i++) weight[r][i] = nibbles(packed[r], i);
+#pragma GCC unroll 8
+            for (int t = 0; t < N; t++) {
+                const float *at = x[t] + c * STRIDE;
+                Floats piece[5];
+                for (int i = 0; i < 5; i++) {
+                    piece[i] = load(at + i * LANES);
+                    if constexpr (R > 1) keep(piece[i]);
                 }
-                for (int t = 0; t < N; t++) {
-                    Floats even = load(x[t] + k + half), odd = load(x[t] + k + 16 + half);
-                    keep(even);
-                    keep(odd);
-                    for (int r = 0; r < R; r++) {
-                        total[r][t] += low[r] * even;
-                        total[r][t] += high[r] * odd;
-                    }
+#pragma GCC unroll 8
+                for (int r = 0; r < R; r++) {
+                    Ints sum = (Ints)piece[4];
+                    for (int i = 0; i < 4; i++) sum = add_pairs(sum, weight[r][i], (Shorts)piece[i]);
+                    total[r][t] += __builtin_convertvector(sum, Floats) * size[r];
                 }
             }
         };
-        const int64_t steps = n / BUNDLE;
-        int64_t g = 0;
-        for (; g + 4 <= steps; g += 4) {
-            if constexpr (N <= FETCH_TOKENS)
-                for (int r = 0; r < R; r++) __builtin_prefetch(w[r] + R * bytes + g * 16);
-            for (int i = 0; i < 4; i++) step(g + i);
+        const int64_t whole = n / CHUNK;
+        const Ahead<R> ahead(w[0], bytes);
+        for (int64_t c = 0; c < whole; c++) {
+            if (CHUNK == 128 || c % (128 / CHUNK) == 0) ahead.fetch(c * CHUNK / 128);
+            Shorts packed[R];
+            Floats size[R];
+#pragma GCC unroll 8
+            for (int r = 0; r < R; r++) {
+                Floats bits = load(reinterpret_cast<const float *>(w[r] + c * (CHUNK / 2)));
+                keep(bits);
+                packed[r] = (Shorts)bits;
+                if constexpr (GROUPS_OF_32) size[r] = quadruple(s[r] + c * (CHUNK / 32));
+                else size[r] = scales_of_words(s[r], c, n, group);
+            }
+            step(c, packed, size);
         }
-        for (; g < steps; g++) step(g);
+        if (n % CHUNK) {
+            Shorts packed[R] = {};
+            Floats size[R];
+            for (int r = 0; r < R; r++) {
+                memcpy(&packed[r], w[r] + whole * (CHUNK / 2), size_t(n % CHUNK / 2));
+                size[r] = scales_of_words(s[r], whole, n, group);
+            }
+            step(whole, packed, size);
+        }
         sums(total[0], R * N, y[0]);
+        for (int t = 0; t < N; t++)
+            for (int r = 0; r < R; r++) y[r][t] *= x[t][chunks(n) * STRIDE];
     }
 };
 
-template <int R, int N, class Rows>
-void write_dots(const Rows &rows, int64_t row, const float *const *x, int64_t n, float *const *y, bool add) {
+template <int R, int N, class Weights>
+void write_tile(const Weights &m, int64_t row, const float *const *x, int64_t n, float *const *y, bool add) {
     float tile[R][N];
-    rows.template dots<R, N>(row, x, n, tile);
+    m.template dots<R, N>(row, x, n, tile);
     for (int t = 0; t < N; t++)
         for (int r = 0; r < R; r++) y[t][row + r] = add ? y[t][row + r] + tile[r][t] : tile[r][t];
 }
 
-template <int R, class Rows>
-void rows_of_tile(const Rows &rows, int64_t row, const float *const *x, int64_t tokens, int64_t n, float *const *y,
-                  bool add) {
-    int64_t t = 0;
-    for (; t + TILE_TOKENS <= tokens; t += TILE_TOKENS) write_dots<R, TILE_TOKENS>(rows, row, x + t, n, y + t, add);
-    switch (tokens - t) {
-#if defined(__AVX512F__) || defined(__aarch64__)
-        case 5: return write_dots<R, 5>(rows, row, x + t, n, y + t, add);
-        case 4: return write_dots<R, 4>(rows, row, x + t, n, y + t, add);
-        case 3: return write_dots<R, 3>(rows, row, x + t, n, y + t, add);
-#endif
-        case 2: return write_dots<R, 2>(rows, row, x + t, n, y + t, add);
-        case 1: return write_dots<R, 1>(rows, row, x + t, n, y + t, add);
-        default: return;
+// The rows [begin, end) for N tokens.
+template <int N, class Weights>
+void write_rows(const Weights &m, int64_t begin, int64_t end, const float *const *x, int64_t n, float *const *y, bool add) {
+    constexpr int R = N == 1 ? Weights::ALONE : Weights::ROWS;
+    for (; begin + R <= end; begin += R) write_tile<R, N>(m, begin, x, n, y, add);
+    for (; begin < end; begin++) write_tile<1, N>(m, begin, x, n, y, add);
+}
+
+// The same for up to N tokens.
+template <int N, class Weights>
+void write_rest(const Weights &m, int64_t begin, int64_t end, const float *const *x, int64_t tokens, int64_t n,
+                float *const *y, bool add) {
+    if constexpr (N > 0) {
+        if (tokens == N) write_rows<N>(m, begin, end, x, n, y, add);
+        else write_rest<N - 1>(m, begin, end, x, tokens, n, y, add);
     }
 }
 
-// y[t][row] (+)= W[row] . x[t] for the rows [begin, end).
-template <class Rows>
-void dots(const Rows &rows, int64_t begin, int64_t end, const float *const *x, int64_t tokens, int64_t n,
+// y[t][row] (+)= W[row] . x[t] for the rows [begin, end): some rows, which stay in the cache, meet all tokens.
+template <class Weights>
+void dots(const Weights &m, int64_t begin, int64_t end, const float *const *x, int64_t tokens, int64_t n,
           float *const *y, bool add) {
-    int64_t row = begin;
-    if (tokens == 1)
-        for (; row + SINGLE_ROWS <= end; row += SINGLE_ROWS) write_dots<SINGLE_ROWS, 1>(rows, row, x, n, y, add);
-    for (; row + TILE_ROWS <= end; row += TILE_ROWS) rows_of_tile<TILE_ROWS>(rows, row, x, tokens, n, y, add);
-    for (; row < end; row++) rows_of_tile<1>(rows, row, x, tokens, n, y, add);
+    constexpr int64_t BLOCK = 24;
+    const int64_t size = tokens <= Weights::TOKENS ? end - begin : BLOCK;
+    for (int64_t stop; begin < end; begin = stop) {
+        stop = std::min(begin + size, end);
+        int64_t t = 0;
+        for (; t + Weights::TOKENS <= tokens; t += Weights::TOKENS)
+            write_rows<Weights::TOKENS>(m, begin, stop, x + t, n, y + t, add);
+        write_rest<Weights::TOKENS - 1>(m, begin, stop, x + t, tokens - t, n, y + t, add);
+    }
 }
-
-// Many tokens: rows become floats once, in a buffer that stays in the cache, and meet the tokens from there.
-constexpr int64_t UNPACK_FROM = 4 * TILE_TOKENS;
 
 inline void unpack(const Matrix &m, int64_t row, float *to) {
-    const int64_t n = m.columns;
-    if (m.format == BF16) {
-        const uint16_t *from = static_cast<const uint16_t *>(m.data) + row * n;
-        int64_t k = 0;
-        for (; k + LANES <= n; k += LANES) store(to + k, load(from + k));
-        for (; k < n; k++) to[k] = bf16(from[k]);
-        return;
+    const uint32_t *words = static_cast<const uint32_t *>(m.data) + row * (m.columns / 8);
+    const uint16_t *scale = m.scale + row * (m.columns / m.group);
+    for (int64_t w = 0; w < m.columns / 8; w++) {
+        const float size = bf16(scale[8 * w / m.group]);
+        for (int i = 0; i < 8; i++) to[8 * w + i] = size * float(int32_t(words[w] >> (4 * i) & 15) - 8);
     }
-    const uint8_t *from = static_cast<const uint8_t *>(m.data) + row * (n / 2);
-    const uint16_t *scale = m.scale + row * (n / m.group);
-    for (int64_t k = 0; k < n; k += BUNDLE)
-        for (int half = 0; half < 16; half += LANES) {
-            Floats low, high;
-            nibbles(from + k / 2 + half, bf16(scale[k / m.group]), low, high);
-            store(to + k + half, low);
-            store(to + k + 16 + half, high);
-        }
 }
 
-// y[t][row] (+)= W[row] . x[t] for the rows [begin, end); the x of an INT4 matrix are bundled.
+// y[t][row] (+)= W[row] . x[t] for the rows [begin, end); the x of an INT4 matrix are rounded_to_16_bits.
 inline void multiply(const Matrix &m, int64_t begin, int64_t end, const float *const *x, int64_t tokens,
                      float *const *y, bool add = false) {
     const int64_t n = m.columns;
-    if (m.format == FP32) return dots(Plain<float>{static_cast<const float *>(m.data), n}, begin, end, x, tokens, n, y, add);
-    if (tokens >= UNPACK_FROM) {
-        static thread_local std::vector<float> buffer;
-        buffer.resize(TILE_ROWS * n);
-        for (int64_t row = begin; row < end; row += TILE_ROWS) {
-            const int64_t count = row + TILE_ROWS <= end ? TILE_ROWS : end - row;
-            for (int64_t r = 0; r < count; r++) unpack(m, row + r, buffer.data() + r * n);
-            Plain<float> floats{buffer.data() - row * n, n};
-            dots(floats, row, row + count, x, tokens, n, y, add);
-        }
+    if (m.format == FP32) {
+        dots(Plain<float>{static_cast<const float *>(m.data), n}, begin, end, x, tokens, n, y, add);
     } else if (m.format == BF16) {
         dots(Plain<uint16_t>{static_cast<const uint16_t *>(m.data), n}, begin, end, x, tokens, n, y, add);
+    } else if (m.format == INT4_EXACT) {
+        constexpr int64_t ROWS = 8;
+        static thread_local std::vector<float> floats;
+        floats.resize(size_t(ROWS * n));
+        for (int64_t stop; begin < end; begin = stop) {
+            stop = std::min(begin + ROWS, end);
+            for (int64_t row = begin; row < stop; row++) unpack(m, row, floats.data() + (row - begin) * n);
+            dots(Plain<float>{floats.data() - begin * n, n}, begin, stop, x, tokens, n, y, add);
+        }
+    } else if (m.group == 32) {
+        dots(Packed<true>{static_cast<const uint8_t *>(m.data), m.scale, n / 2, n / 32, 32}, begin, end, x, tokens, n, y, add);
     } else {
-        Packed packed{static_cast<const uint8_t *>(m.data), m.scale, n / 2, n / m.group, int32_t(m.group / BUNDLE)};
-        dots(packed, begin, end, x, tokens, n, y, add);
+        dots(Packed<false>{static_cast<const uint8_t *>(m.data), m.scale, n / 2, n / m.group, m.group}, begin, end, x,
+             tokens, n, y, add);
     }
 }
 

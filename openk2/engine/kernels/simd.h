@@ -4,7 +4,7 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
-#if defined(__AVX512F__) || defined(__AVX2__)
+#if defined(__SSE2__)
 #include <immintrin.h>
 #endif
 
@@ -20,7 +20,8 @@ typedef float Floats __attribute__((vector_size(4 * LANES)));
 typedef int32_t Ints __attribute__((vector_size(4 * LANES)));
 typedef uint32_t Words __attribute__((vector_size(4 * LANES)));
 typedef uint16_t Halves __attribute__((vector_size(2 * LANES)));
-typedef uint8_t Bytes __attribute__((vector_size(LANES)));
+typedef int16_t Shorts __attribute__((vector_size(4 * LANES)));
+typedef uint16_t Doubles __attribute__((vector_size(4 * LANES)));
 
 inline Floats load(const float *p) {
     Floats v;
@@ -63,25 +64,46 @@ inline Floats load(const uint16_t *p) {  // bf16: the upper half of a float
 inline float one(const float *p) { return *p; }
 inline float one(const uint16_t *p) { return bf16(*p); }
 
-// LANES bytes of two INT4 each, stored plus 8: `scale` times the values of their low and of their high nibbles. The
-// products are exact: a bf16 scale has 8 bits.
-inline void nibbles(const uint8_t *p, float scale, Floats &low, Floats &high) {
-#if defined(__AVX512F__)
-    const __m512 values = _mm512_mul_ps(
-        _mm512_set_ps(7, 6, 5, 4, 3, 2, 1, 0, -1, -2, -3, -4, -5, -6, -7, -8), _mm512_set1_ps(scale));
-    __m512i wide = _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)p));  // permutexvar looks at the lowest four bits only
-    low = (Floats)_mm512_permutexvar_ps(wide, values);
-    high = (Floats)_mm512_permutexvar_ps(_mm512_srli_epi32(wide, 4), values);
+// Four INT4 a 16-bit lane, stored plus 8: the values of one place, 0 to 15.
+inline Shorts nibbles(Shorts packed, int place) {
+    const Shorts shifted = (Shorts)((Doubles)packed >> (4 * place));
+    return place == 3 ? shifted : shifted & 15;
+}
+
+// sum[i] + a[2i] * b[2i] + a[2i + 1] * b[2i + 1], exactly.
+inline Ints add_pairs(Ints sum, Shorts a, Shorts b) {
+#if defined(__AVX512VNNI__)
+    return (Ints)_mm512_dpwssd_epi32((__m512i)sum, (__m512i)a, (__m512i)b);
+#elif defined(__AVX512BW__)
+    return sum + (Ints)_mm512_madd_epi16((__m512i)a, (__m512i)b);
+#elif defined(__AVX2__)
+    return sum + (Ints)_mm256_madd_epi16((__m256i)a, (__m256i)b);
+#elif defined(__SSE2__)
+    return sum + (Ints)_mm_madd_epi16((__m128i)a, (__m128i)b);
 #else
-#if defined(__AVX2__)
-    Ints wide = (Ints)_mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)p));
-#else
-    Bytes bytes;
-    memcpy(&bytes, p, sizeof bytes);
-    Ints wide = __builtin_convertvector(bytes, Ints);
+    return sum + ((Ints)a << 16 >> 16) * ((Ints)b << 16 >> 16) + ((Ints)a >> 16) * ((Ints)b >> 16);
 #endif
-    low = __builtin_convertvector((wide & 15) - 8, Floats) * scale;
-    high = __builtin_convertvector((wide >> 4) - 8, Floats) * scale;
+}
+
+// LANES / 4 bf16 numbers, each in four lanes.
+inline Floats quadruple(const uint16_t *p) {
+#if defined(__AVX512BW__)
+    int64_t four;
+    memcpy(&four, p, 8);
+    const __m512i spread = _mm512_set_epi32(0x07068080, 0x07068080, 0x07068080, 0x07068080, 0x05048080, 0x05048080,
+        0x05048080, 0x05048080, 0x03028080, 0x03028080, 0x03028080, 0x03028080, 0x01008080, 0x01008080, 0x01008080,
+        0x01008080);
+    return (Floats)_mm512_shuffle_epi8(_mm512_set1_epi64(four), spread);
+#elif defined(__AVX2__)
+    int32_t two;
+    memcpy(&two, p, 4);
+    const __m256i spread = _mm256_set_epi32(0x03028080, 0x03028080, 0x03028080, 0x03028080, 0x01008080, 0x01008080,
+        0x01008080, 0x01008080);
+    return (Floats)_mm256_shuffle_epi8(_mm256_set1_epi32(two), spread);
+#else
+    Floats v;
+    for (int i = 0; i < LANES; i++) v[i] = bf16(p[i / 4]);
+    return v;
 #endif
 }
 
