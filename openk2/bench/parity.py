@@ -237,15 +237,17 @@ class Network:
         yield self.row("logits: numpy absorbed, expanded", _difference(single, own), 1e-5, routing="own")
         for form in FORMS:
             yield self._kernels(form)
+        yield self._kernels("int4", fp32=True)
 
-    def _kernels(self, form: str) -> Row:
-        check, routing = f"logits: kernels {form}, torch", "pinned" if self.name == _ALL else "own"
+    def _kernels(self, form: str, fp32: bool = False) -> Row:
+        """`fp32`: INT4 weights meet fp32 activations, in place of 16-bit ones."""
+        check, routing = f"logits: kernels {form}{' exact' * fp32}, torch", "pinned" if self.name == _ALL else "own"
         if (library := self.library) is None:
             return self.row(check, None, 1e-4, note=self.why_none)
         model = self._transformer(form)
         with torch.no_grad():
             expected = model(torch.tensor(self.ids), Packing([TOKENS]))
-        native: Callable[..., Executor] = lambda config, weights: Native(library, config, weights)  # noqa: E731
+        native: Callable[..., Executor] = lambda config, weights: Native(library, config, weights, fp32=fp32)  # noqa: E731
         pieces = [TOKENS - 20, *[1] * 20]  # a prompt, then token by token
         return self.row(check, _difference(self._run(form, native, pieces), expected), 1e-4, routing=routing)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from typing import Any
 
@@ -52,3 +53,18 @@ def test_it_fails_where_something_computes_otherwise(monkeypatch: pytest.MonkeyP
 def test_a_network_that_is_not_there() -> None:
     with pytest.raises(UserError, match="no network large; there are: no q_lora"):
         parity.run(["large"])
+
+
+def test_the_table_shows_the_largest_and_names_what_fails() -> None:
+    rows = [
+        parity.Row("logits: a, b", "q_lora", 2e-6, 1e-5, "own", 0, 300),
+        parity.Row("logits: a, b", "tied head", 3e-6, 1e-5, "own", 1, 300),
+        parity.Row("weights: a, b", "q_lora", 0.5, 0),
+        parity.Row("weights: a, b", "tied head", 0, 0),
+        parity.Row("logits: rough, b", "q_lora", 0.4, None, "own", 9, 300),
+    ]
+    assert parity.table(dataclasses.asdict(row) | {"holds": row.holds} for row in rows) == [
+        ["logits: a, b", "q_lora, tied head", "own, 1 of 600 differ", "3.0e-06 (tied head)", "1e-05", "yes"],
+        ["weights: a, b", "q_lora, tied head", "", "5.0e-01 (q_lora)", "0", "NO: q_lora"],
+        ["logits: rough, b", "q_lora", "own, 9 of 300 differ", "4.0e-01", "-", "-"],
+    ]
