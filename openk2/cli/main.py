@@ -23,6 +23,7 @@ VERBS = {
     "train": "Run each stage of the recipe.",
     "synth": "Make and check training data.",
     "eval": "Measure quality.",
+    "bench": "Measure speed, beside peers.",
     "doctor": "Tell what this machine offers.",
 }
 

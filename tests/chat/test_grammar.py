@@ -18,9 +18,9 @@ import jsonschema
 import numpy as np
 import pytest
 from jsonschema import validators
-from schemas import REFUSED, TAKEN, of, some
 
 import openk2
+from openk2.bench.schemas import REFUSED, TAKEN, of, some
 from openk2.chat.arguments import Vocabulary
 from openk2.chat.grammar import Grammar, Guide
 from openk2.chat.messages import Message, ToolSpec

@@ -1,21 +1,17 @@
 from __future__ import annotations
 
-import json
 import random
-import subprocess
-import sys
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
+from openk2.bench.parser_fuzz import measure
 from openk2.chat.messages import Message, ToolCall
 from openk2.chat.parser import Parser, call_name
 from openk2.chat.template import sampled
 from openk2.chat.tokenizer import Tokenizer
 from openk2.paths import NANO
 
-FUZZ = Path(__file__).parents[2] / "bench" / "parser_fuzz.py"
 WORDS = ["Kenya", " the", "\n", '"', "{", "</think>", "<|im_end|>", "漢字", "😀", "é", " 12_345", "functions.x:0", "\\"]
 
 
@@ -119,16 +115,15 @@ def test_thinking_that_the_prompt_opened(tok: Tokenizer) -> None:
 
 @pytest.mark.parametrize("parser", ["ids", "text"])
 def test_random_and_mutated_sequences(parser: str) -> None:
-    """The command that runs ten million of them, with a few."""
+    """`k2 bench parser` runs ten million of them; here a few."""
     if not NANO.exists():
         pytest.skip("the embedded weights are not in this checkout")
-    count = "4000" if parser == "ids" else "1000"
-    command = [sys.executable, str(FUZZ), "--count", count, "--seed", "7", "--parser", parser, "--quiet"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
-    assert done.returncode == 0, done.stderr
-    report = json.loads(done.stdout)
-    assert report["sequences"] == int(count) and report["calls"] > 100
-    assert not (report["exceptions"] or report["invented calls"] or report["lost text"] or report["other findings"])
+    count = 4000 if parser == "ids" else 1000
+    report = measure(count, 7, parser)
+    assert not report.failed, report.notes
+    (row,) = report.rows
+    assert row["sequences"] == count and row["calls"] > 100
+    assert not (row["exceptions"] or row["invented_calls"] or row["lost_text"] or row["other_findings"])
 
 
 def test_no_thinking_unfinished_thinking_and_what_follows_the_end(tok: Tokenizer) -> None:

@@ -81,7 +81,7 @@ class Native:
         self, library: ctypes.CDLL, config: ModelConfig, weights: stored.Weights, threads: int | None = None,
         fp32: bool | None = None,
     ) -> None:  # fmt: skip
-        """`fp32`: INT4 weights meet fp32 activations, else 16-bit ones, at several times the speed; None: see `exact`."""
+        """`fp32`: INT4 weights meet fp32 activations, else 16-bit ones, several times as fast; None: see `exact`."""
         self.threads = thread_count(config.count().active) if threads is None else threads
         self.exact = exact() if fp32 is None else fp32
         self._library = library

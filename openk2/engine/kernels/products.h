@@ -60,9 +60,15 @@ inline void round_to_16_bits(const float *x, int64_t n, float *to) {
 // processor by itself follows too few streams, and not across the end of a row.
 template <int R> struct Ahead {
     const char *at;
-    Ahead(const void *tile, int64_t row_bytes) : at(static_cast<const char *>(tile) + std::max<int64_t>(2 * R * row_bytes, 16384)) {}
+    static int64_t distance(int64_t row_bytes) { return std::max<int64_t>(2 * R * row_bytes, 8192); }
+    Ahead(const void *tile, int64_t row_bytes) : at(static_cast<const char *>(tile) + distance(row_bytes)) {}
     void fetch(int64_t line) const {
         for (int r = 0; r < R; r++) __builtin_prefetch(at + (line * R + r) * 64, 0, 2);
+    }
+    // What the first tiles read, all at once.
+    static void first(const void *rows, int64_t row_bytes, int64_t count) {
+        const int64_t bytes = std::min(distance(row_bytes), count * row_bytes);
+        for (int64_t i = 0; i < bytes; i += 64) __builtin_prefetch(static_cast<const char *>(rows) + i, 0, 2);
     }
 };
 
@@ -77,6 +83,9 @@ template <class T> struct Plain {
     static constexpr int ROWS = MANY_REGISTERS ? 4 : 3, TOKENS = MANY_REGISTERS ? 6 : 3, ALONE = MANY_REGISTERS ? 8 : 4;
     const T *data;
     int64_t stride;
+
+    const void *row(int64_t index) const { return data + index * stride; }
+    int64_t row_bytes() const { return stride * int64_t(sizeof(T)); }
 
     template <int R, int N> void dots(int64_t row, const float *const *x, int64_t n, float (*y)[N]) const {
         const T *w[R];
@@ -125,6 +134,9 @@ template <bool GROUPS_OF_32> struct Packed {
     const uint16_t *scale;
     int64_t bytes, scales;  // of a row
     int32_t group;
+
+    const void *row(int64_t index) const { return data + index * bytes; }
+    int64_t row_bytes() const { return bytes; }
 
     template <int R, int N> void dots(int64_t row, const float *const *x, int64_t n, float (*y)[N]) const {
         const uint8_t *w[R];
@@ -218,6 +230,7 @@ void dots(const Weights &m, int64_t begin, int64_t end, const float *const *x, i
           float *const *y, bool add) {
     constexpr int64_t BLOCK = 24;
     const int64_t size = tokens <= Weights::TOKENS ? end - begin : BLOCK;
+    Ahead<Weights::ALONE>::first(m.row(begin), m.row_bytes(), end - begin);
     for (int64_t stop; begin < end; begin = stop) {
         stop = std::min(begin + size, end);
         int64_t t = 0;
@@ -270,6 +283,9 @@ void combine_tile(const T *m, int64_t stride, int64_t rows, int64_t column, cons
         for (int t = 0; t < N; t++)
             for (int v = 0; v < V; v++) total[t][v] = load(y[t] + column + v * LANES);
     for (int64_t r = 0; r < rows; r++) {
+        if constexpr (N == 1)
+            for (int64_t i = 0; i < V * LANES * int64_t(sizeof(T)); i += 64)
+                __builtin_prefetch(reinterpret_cast<const char *>(m + (r + 16) * stride + column) + i, 0, 2);
         Floats a[V];
         for (int v = 0; v < V; v++) {
             a[v] = load(m + r * stride + column + v * LANES);
@@ -285,9 +301,11 @@ void combine_tile(const T *m, int64_t stride, int64_t rows, int64_t column, cons
 template <int N, class T>
 void combine_columns(const T *m, int64_t stride, int64_t rows, int64_t columns, const float *const *p, float *const *y,
                      bool add) {
-    constexpr int V = LANES == 8 ? 3 : 4;
+    constexpr int V = !MANY_REGISTERS ? 3 : N == 1 ? 16 : 4;  // a single token reads wide pieces of rows: few streams
     int64_t c = 0;
     for (; c + V * LANES <= columns; c += V * LANES) combine_tile<N, V>(m, stride, rows, c, p, y, add);
+    if constexpr (V > 4)
+        for (; c + 4 * LANES <= columns; c += 4 * LANES) combine_tile<N, 4>(m, stride, rows, c, p, y, add);
     for (; c + LANES <= columns; c += LANES) combine_tile<N, 1>(m, stride, rows, c, p, y, add);
     for (; c < columns; c++)
         for (int t = 0; t < N; t++) {

@@ -1,29 +1,25 @@
 """Random and mutated token sequences through the parsers: no exception, no text lost, no call out of plain text.
 
-    python bench/parser_fuzz.py --count 10000000 --seed 1
-    python bench/parser_fuzz.py --count 1000000 --parser text
+    k2 bench parser --count 10000000 --seed 1
+    k2 bench parser --count 1000000 --parser text
 
 A third of the sequences is random (markup ids and any bytes, half characters included), a third a real message with a
 few ids removed, doubled, moved or replaced, and a third plain text that spells markup without one special id. Each is
 checked against what needs no parser: the decoded bytes of its ids, and the ids of markup in it. `--parser text` feeds
-the decoded text to the text parser instead, whole and in pieces. Sequence n of a seed is always the same. Exit code 1
-if anything was found.
+the decoded text to the text parser instead, whole and in pieces. Sequence n of a seed is always the same.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
+import math
 import random
 import re
-import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
+from openk2.bench.report import Report
 from openk2.chat.messages import Message, ToolCall
 from openk2.chat.parser import ENDS, Parser
 from openk2.chat.template import sampled
@@ -189,48 +185,45 @@ def _only_markup_between(text: str, pieces: list[str]) -> bool:
     return len(text) in places
 
 
-def main() -> int:
-    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("--count", type=int, default=100_000)
-    options.add_argument("--seed", type=int, default=0)
-    options.add_argument("--parser", choices=("ids", "text"), default="ids")
-    options.add_argument("--tokenizer", type=Path, default=NANO)
-    options.add_argument("--seconds", type=float, default=float("inf"), help="stop earlier, after this long")
-    options.add_argument("--quiet", action="store_true", help="no progress")
-    args = options.parse_args()
-    tok = Tokenizer.load(args.tokenizer)
-    sequences = iter(Sequences(tok, args.seed))
-    check = IdCheck(tok) if args.parser == "ids" else TextCheck(tok, args.seed)
+def measure(
+    count: int,
+    seed: int,
+    kind: str = "ids",
+    tokenizer: Path | None = None,
+    seconds: float = math.inf,
+    progress: Callable[[str], None] = lambda text: None,
+) -> Report:
+    """`count` sequences, or as many as fit in so many seconds, through the parser of ids or of text (`kind`)."""
+    tok = Tokenizer.load(tokenizer or NANO)
+    report = Report("parser", {"count": count, "seed": seed, "parser": kind, "tokenizer": str(tokenizer or NANO)})
+    sequences = iter(Sequences(tok, seed))
+    check = IdCheck(tok) if kind == "ids" else TextCheck(tok, seed)
     found: Counter[str] = Counter()
     started = shown = time.monotonic()
     tokens = n = 0
-    while n < args.count and time.monotonic() - started < args.seconds:
-        kind, ids = next(sequences)
+    while n < count and time.monotonic() - started < seconds:
+        name, ids = next(sequences)
         tokens += len(ids)
         try:
-            wrong = check(kind, ids)
+            wrong = check(name, ids)
         except Exception as error:  # what this program looks for
             wrong = f"exception: {type(error).__name__}: {error}"
         n += 1
         if wrong:
             found[wrong] += 1
             if found.total() <= REPORTED:
-                print(f"sequence {n - 1} ({kind}): {wrong}\n  {ids}\n  {tok.decode(ids)!r}", file=sys.stderr)
-        if not args.quiet and time.monotonic() - shown > 60:
+                report.note(f"sequence {n - 1} ({name}): {wrong}: {ids} {tok.decode(ids)!r}")
+        if time.monotonic() - shown > 1:
             shown = time.monotonic()
-            print(f"{n} sequences, {found.total()} findings", file=sys.stderr, flush=True)
-    seconds = time.monotonic() - started
+            progress(f"{n:,} sequences, {found.total()} findings")
+    took = time.monotonic() - started
     exceptions = sum(count for wrong, count in found.items() if wrong.startswith("exception"))
     invented = sum(count for wrong, count in found.items() if "calls from" in wrong or "a call" in wrong)
-    report = {
-        "parser": args.parser, "sequences": n, "tokens": tokens, "calls": check.calls, "seed": args.seed,
-        "exceptions": exceptions, "invented calls": invented, "lost text": found["text lost"],
-        "other findings": found.total() - exceptions - invented - found["text lost"],
-        "seconds": round(seconds, 1), "sequences per second": round(n / seconds),
-    }  # fmt: skip
-    print(json.dumps(report))
-    return 1 if found else 0
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())
+    report.rows.append({
+        "sequences": n, "tokens": tokens, "calls": check.calls, "exceptions": exceptions, "invented_calls": invented,
+        "lost_text": found["text lost"],
+        "other_findings": found.total() - exceptions - invented - found["text lost"],
+        "seconds": round(took, 1), "sequences_per_second": round(n / took),
+    })  # fmt: skip
+    report.failed = bool(found)
+    return report

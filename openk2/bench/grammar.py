@@ -1,31 +1,23 @@
-"""What valid calls cost: compiling tools, masks, forced ids, and a reply with and without the grammar.
+"""What valid calls cost: compiling tools, masks, forced ids, over the schemas of bench/schemas.py.
 
-    python bench/grammar.py [CHECKPOINT_OR_TOKENIZER_FOLDER] [--json]
-
-Over the schemas of tests/chat/schemas.py. Times are processor time of this thread, so that a busy machine changes
-them little; the wall clock stands beside.
+Times are processor time of this thread, so that a busy machine changes them little; the wall clock stands beside.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
-ROOT = Path(__file__).parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "chat")]
-
-from schemas import TAKEN  # noqa: E402  # pyright: ignore[reportMissingImports]
-
-from openk2.chat.arguments import Vocabulary  # noqa: E402
-from openk2.chat.grammar import Grammar  # noqa: E402
-from openk2.chat.messages import ToolSpec  # noqa: E402
-from openk2.chat.tokenizer import Tokenizer  # noqa: E402
+from openk2.bench.report import Report
+from openk2.bench.schemas import TAKEN
+from openk2.chat.arguments import Vocabulary
+from openk2.chat.grammar import Grammar, Guide
+from openk2.chat.messages import ToolSpec
+from openk2.chat.tokenizer import Tokenizer
+from openk2.paths import NANO
 
 Times = dict[str, list[float]]
 
@@ -37,7 +29,18 @@ def timed(times: Times, name: str, work: Callable[[], object]) -> None:
     times.setdefault(name + " (wall)", []).append(time.perf_counter() - wall)
 
 
-def measure(folder: Path, rounds: int) -> Times:
+def measure(folder: Path | None, rounds: int) -> Report:
+    """Microseconds of each part, with the tokenizer of a folder, else nano's."""
+    folder = folder or NANO
+    report = Report("grammar", {"tokenizer": str(folder), "rounds": rounds, "schemas": len(TAKEN)})
+    for name, values in _times(folder, rounds).items():
+        micro = np.array(values) * 1e6
+        report.rows.append({"what": name, "times": len(values), "median_us": float(np.median(micro)),
+                            "p99_us": float(np.quantile(micro, 0.99)), "worst_us": float(micro.max())})  # fmt: skip
+    return report
+
+
+def _times(folder: Path, rounds: int) -> Times:
     times: Times = {}
     tok = Tokenizer.load(folder)
     timed(times, "tokenizer table", lambda: Vocabulary(tok).ll)
@@ -63,14 +66,14 @@ def measure(folder: Path, rounds: int) -> Times:
     return times
 
 
-def prose(times: Times, guide, tok: Tokenizer, logits: np.ndarray) -> None:
+def prose(times: Times, guide: Guide, tok: Tokenizer, logits: np.ndarray) -> None:
     """A token of prose, then the beginning of a call."""
     token = int(logits[: tok.n_base].argmax())
     timed(times, "a token of prose", lambda: guide.forced() is None and guide.allows(token))
     guide.accept(tok.special["<|tool_calls_section_begin|>"])
 
 
-def step(times: Times, guide, logits: np.ndarray) -> int:
+def step(times: Times, guide: Guide, logits: np.ndarray) -> int:
     """The next id of a reply with random logits, each part timed."""
     found: list[int | None] = []
     timed(times, "forced ids", lambda: found.append(guide.forced()))
@@ -83,29 +86,3 @@ def step(times: Times, guide, logits: np.ndarray) -> int:
     timed(times, "mask all ids", lambda: found.append(int(guide.restrict(logits, token).argmax())))
     assert found[2] is not None
     return found[2]
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("folder", nargs="?", type=Path, default=ROOT / "openk2" / "weights" / "nano")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--json", action="store_true")
-    options = parser.parse_args()
-    rows = []
-    for name, values in measure(options.folder, options.rounds).items():
-        micro = np.array(values) * 1e6
-        rows.append({"what": name, "times": len(values), "median_us": float(np.median(micro)),
-                     "p99_us": float(np.quantile(micro, 0.99)), "worst_us": float(micro.max())})  # fmt: skip
-    if options.json:
-        print(json.dumps(rows, indent=1))
-        return
-    print(f"{len(TAKEN)} schemas, {options.folder}\n{'':28}{'times':>7}{'median us':>12}{'p99 us':>12}{'worst us':>12}")
-    for row in rows:
-        print(
-            f"{row['what']:28}{row['times']:7}"
-            + "".join(f"{row[k]:12.1f}" for k in ("median_us", "p99_us", "worst_us"))
-        )
-
-
-if __name__ == "__main__":
-    main()

@@ -1,30 +1,24 @@
 """Many requests at once with random cancels: none lost, none wrong, memory flat.
 
-    python bench/load.py [--seconds 120] [--clients 64] [--model FOLDER] [--cache-mib 8] [--json]
-
-Without --model a small random network is made. Each client asks again and again for the continuation of one of some
-prompts that share beginnings, greedy or sampled with a seed, and leaves early now and then; what came is compared with
-what the same request gives alone. With `--sequential` one client runs for the same time as a comparison.
+Each client asks again and again for the continuation of one of some prompts that share beginnings, greedy or sampled
+with a seed, and leaves early now and then; what came is compared with what the same request gives alone.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 import random
-import sys
 import tempfile
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-ROOT = Path(__file__).parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "engine")]
-
-from openk2.engine import Engine, Request, Sampling  # noqa: E402
-from openk2.errors import UserError  # noqa: E402
+from openk2.bench import models
+from openk2.bench.report import Report
+from openk2.engine import Engine, Request, Sampling
+from openk2.model.config import ModelConfig
 
 TOKENS = 48
 Case = tuple[tuple[int, ...], int]  # prompt and which sampling
@@ -39,16 +33,11 @@ def resident() -> float:
         return 0.0
 
 
-def random_model(folder: Path) -> Path:
-    from test_session import CONFIG, random_tensors  # type: ignore[import-not-found]
-
-    from openk2.model.checkpoint import save
-    from openk2.model.config import ModelConfig
-    from openk2.model.safetensors import Stored
-
-    config = ModelConfig(**{**vars(CONFIG), "max_position_embeddings": 4096})
-    save(folder, config, {name: Stored.bf16(t) for name, t in random_tensors(config).items()})
-    return folder
+SMALL = ModelConfig(
+    hidden_size=64, num_hidden_layers=3, num_attention_heads=4, intermediate_size=64, moe_intermediate_size=32,
+    n_routed_experts=8, num_experts_per_tok=2, vocab_size=96, kv_lora_rank=32, qk_nope_head_dim=16, qk_rope_head_dim=8,
+    v_head_dim=16, max_position_embeddings=4096, tie_word_embeddings=True, first_k_dense_replace=1,
+)  # fmt: skip
 
 
 class Clients:
@@ -85,7 +74,19 @@ class Clients:
                     self.cancelled += 1
 
 
-def measure(folder: Path, seconds: float, clients: int, cache_mib: float) -> dict:
+def measure(model: Path | None, seconds: float, clients: int, cache_mib: float, sequential: bool) -> Report:
+    """Load a checkpoint, else a small random network. `failed` when a request was lost, wrong or is still held."""
+    settings = {"model": model and str(model), "seconds": seconds, "clients": clients, "cache_mib": cache_mib}
+    report = Report("load", settings)
+    with tempfile.TemporaryDirectory() as made:
+        folder = model or models.random_model("small", SMALL, Path(made), lambda text: None).folder
+        for count in (clients, 1) if sequential else (clients,):
+            report.rows.append(_serve(folder, seconds, count, cache_mib))
+    report.failed = any(row["lost_or_wrong"] or row["blocks_still_used"] for row in report.rows)
+    return report
+
+
+def _serve(folder: Path, seconds: float, clients: int, cache_mib: float) -> dict[str, Any]:
     cache = int(cache_mib * 2**20)
     alone = Engine.load(folder, cache_bytes=cache)
     rng = np.random.default_rng(0)
@@ -127,33 +128,3 @@ def measure(folder: Path, seconds: float, clients: int, cache_mib: float) -> dic
         "memory_second_quarter_mib": round(float(np.median(memory[quarter : 2 * quarter] or memory)), 1),
         "memory_last_quarter_mib": round(float(np.median(memory[-quarter:])), 1),
     }  # fmt: skip
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seconds", type=float, default=120)
-    parser.add_argument("--clients", type=int, default=64)
-    parser.add_argument("--model", type=Path)
-    parser.add_argument("--cache-mib", type=float, default=8)
-    parser.add_argument("--sequential", action="store_true", help="also one client alone, for the same time")
-    parser.add_argument("--json", action="store_true")
-    options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as made:
-        try:
-            folder = options.model or random_model(Path(made))
-            rows = [measure(folder, options.seconds, options.clients, options.cache_mib)]
-            if options.sequential:
-                rows.append(measure(folder, options.seconds, 1, options.cache_mib))
-        except UserError as error:
-            sys.exit(str(error))
-    if options.json:
-        print(json.dumps(rows, indent=1))
-    else:
-        for name in rows[0]:
-            print(f"{name:28}" + "".join(f"{row[name]!s:>24}" for row in rows))
-    if any(row["lost_or_wrong"] or row["blocks_still_used"] for row in rows):
-        sys.exit(1)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,0 +1,1 @@
+"""Measurements: each prints a table and one JSON object, peers in the same run, the limit beside each figure."""
