@@ -9,7 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import llama_cpp.llama_cpp as api
+import llama_cpp.llama_cpp as api  # pyright: ignore[reportMissingImports]
 import numpy as np
 
 from openk2.bench.systems import Pass, Settings
