@@ -104,6 +104,10 @@ class Ledger:
             if left is not None and left <= 0:
                 raise Spent("seconds", ledger.budget.seconds or 0.0, ledger.seconds)
 
+    def check(self, prompt: int, price: Price | None) -> None:
+        """Raises Spent where there is no room for another reply."""
+        self.settle(self.reserve(prompt=prompt, price=price), None)
+
     def reserve(self, *, prompt: int, price: Price | None, wanted: int | None = None, last: bool = False) -> Grant:
         """Room for one reply to `prompt` tokens. Raises Spent, naming the axis; UserError where money has no price."""
         self.check_time(last=last)
@@ -155,7 +159,7 @@ class Ledger:
             caps.append(left)
         if budget.money is not None:
             if price is None:
-                raise UserError("A budget of money needs the price of the model, which is not known; give it with --price.")
+                raise UserError("The price of this model is not known, so its cost has no limit; say it with --price.")
             least = price.cost(Usage(prompt=prompt, completion=LEAST_TOKENS))
             kept = min(price.cost(Usage(prompt=prompt, completion=LAST_TOKENS)), budget.money / 4) if keeps else 0.0
             left_money = budget.money - kept - self.money - self._held_money

@@ -227,8 +227,8 @@ class RunFinished(Event):
 _TYPES: dict[str, type[Event]] = {
     kind.type: kind
     for kind in (
-        RunStarted, RunResumed, UserSaid, ReplyReceived, Approval, ToolStarted, ToolFinished, ContextCut, Guarded, Checked,
-        ChildStarted, ChildFinished, Note, BudgetSpent, BudgetRaised, RunStopped, RunFinished,
+        RunStarted, RunResumed, UserSaid, ReplyReceived, Approval, ToolStarted, ToolFinished, ContextCut, Guarded,
+        Checked, ChildStarted, ChildFinished, Note, BudgetSpent, BudgetRaised, RunStopped, RunFinished,
     )
 }  # fmt: skip
 

@@ -46,11 +46,11 @@ def look(state: State) -> Guarded | None:
     made = _made(state, since)
     if not made:
         return None
-    for kind, find in (("invalid", _invalid), ("repeat", _repeat), ("alternation", _alternation), ("search", _search)):
-        found = find(state, made) if kind == "invalid" else find(made)
-        if found:
-            text, first = found
-            return _action(state, kind, text, first)
+    if found := _invalid(state, made):
+        return _action(state, "invalid", *found)
+    for kind, find in (("repeat", _repeat), ("alternation", _alternation), ("search", _search)):
+        if found := find(made):
+            return _action(state, kind, *found)
     return None
 
 
@@ -83,7 +83,7 @@ def _invalid(state: State, made: list[Made]) -> tuple[str, int] | None:
     if len(last) < INVALID:
         return None
     why = made[-1].result.content
-    text = f"None of your last {len(last)} replies held a call that could be run. {why}\nMake one valid call, or answer."
+    text = f"None of your last {len(last)} replies held a call that can be run. {why}\nMake one valid call, or answer."
     return text, last[-1].seq
 
 
@@ -94,7 +94,7 @@ def _repeat(made: list[Made]) -> tuple[str, int] | None:
         return None
     text = (
         f"You have called {call_line(last.call)} {len(same)} times and got the same result each time "
-        f"({handle(same[0].result)}). Calling it again will not help: use what it showed, try something else, or answer."
+        f"({handle(same[0].result)}). Calling it again will not help: use what it showed, try another way, or answer."
     )
     return text, same[1].reply
 
@@ -105,8 +105,8 @@ def _alternation(made: list[Made]) -> tuple[str, int] | None:
     if len(tail) < 2 * ROUNDS or signs[0] == signs[1] or signs != signs[:2] * ROUNDS:
         return None
     text = (
-        f"You go back and forth between {call_line(tail[0].call)} and {call_line(tail[1].call)}; neither shows anything "
-        "new. Say what is missing, then try another way, or answer."
+        f"You go back and forth between {call_line(tail[0].call)} and {call_line(tail[1].call)}; neither shows "
+        "anything new. Say what is missing, then try another way, or answer."
     )
     return text, tail[2].reply
 
@@ -123,8 +123,8 @@ def _search(made: list[Made]) -> tuple[str, int] | None:
     if len(same) < SEARCHES:
         return None
     text = (
-        f"You have searched for the same words {len(same)} times ({handle(same[0].result)}); the search gives the same. "
-        "Open what it found, search in truly other words, or say that it is not to be found."
+        f"You have searched for the same words {len(same)} times ({handle(same[0].result)}); the search gives "
+        "the same. Open what it found, search in truly other words, or say that it is not to be found."
     )
     return text, same[1].reply
 

@@ -40,8 +40,9 @@ def next_rung(state: State, window: int | None, *, forced: bool = False) -> Cont
     worth = WORTH * chars if window is None else WORTH * window * chars / max(1, context.tokens(state))
     if saved >= min(worth, chars / 2) or (forced and saved > chars / 8):
         return ContextCut(kind="hide", upto=_before_last(state))
-    since = state.cuts[-1] if state.cuts and state.cuts[-1].kind != "hide" else None
-    steps = [reply.seq for reply in state.replies if reply.purpose == "step" and reply.seq > (since.upto if since else 0)]
+    since = next((cut for cut in reversed(state.cuts) if cut.kind != "hide"), None)
+    begin = since.upto if since else 0
+    steps = [reply.seq for reply in state.replies if reply.purpose == "step" and reply.seq > begin]
     if len(steps) <= 1 and since is not None and since.kind == "fresh":
         return None  # begun again, and the first step is too long already
     if len(steps) > KEEP and not forced and state.habits.steer:

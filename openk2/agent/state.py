@@ -88,7 +88,8 @@ class State:
         self.finished: RunFinished | None = None
         self.turn = 0  # number of the event that asked the present question
         self.spent = Spending()  # in this turn
-        self.total = Usage()
+        self.total = Usage()  # of the whole run
+        self.total_seconds = 0.0
         self.seen_chars = 0  # of the conversation at the last reply
         self.cut_at = 0  # the last event that made the conversation shorter
         self.seq = 0
@@ -174,6 +175,11 @@ class State:
         return last if self.entries and self.entries[-1].seq == last.seq else None
 
     @property
+    def stuck(self) -> bool:
+        """Whether a guard has ended this turn."""
+        return bool(self.guards) and self.guards[-1].action == "stop" and self.guards[-1].seq > self.turn
+
+    @property
     def empty_replies(self) -> int:
         """How many replies of thought alone came last."""
         count = 0
@@ -192,17 +198,15 @@ class State:
                 return said
         return ""
 
-    def seconds(self, now: float) -> float:
-        """Seconds of work in this turn. The time between a stop and a resume does not count."""
-        return max(0.0, self.spent.seconds + now - self._last) if self._begin is not None else 0.0
-
     # How it is folded.
 
     def _clock(self, event: Event) -> None:
         if isinstance(event, RunStarted | RunResumed) or (isinstance(event, UserSaid) and self.finished):
             self._begin = event.ts
         elif self._begin is not None:
-            self.spent.seconds += max(0.0, event.ts - self._last)
+            passed = max(0.0, event.ts - self._last)
+            self.spent.seconds += passed
+            self.total_seconds += passed
         self._last = event.ts
 
     def _said(self, seq: int, text: str) -> None:
