@@ -27,7 +27,7 @@ def answer(server: Any, request: dict[str, Any]) -> list[Any]:
     if step == STEPS:
         return [0.02, *said("The sum is done [kenya:1].", "Enough.")]
     code = CODE.format(step=step)
-    pair = (("python", f'{{"code": "{code}"}}'), ("search", '{"query": "population of Kenya"}'))
+    pair = (("python", f'{{"code": "{code}"}}'), ("search", f'{{"query": "population of Kenya {step}"}}'))
     calls = [(f"functions.{name}:{2 * step + i}", name, text) for i, (name, text) in enumerate(pair)]
     return [0.02, *called(*calls, reasoning=f"Step {step}.")]
 
