@@ -35,7 +35,7 @@ def next_rung(state: State, window: int | None, *, forced: bool = False) -> Cont
     `forced`: the model refused the conversation as too long, so that the estimate was wrong or a single step too big.
     """
     last = state.replies[-1].seq if state.replies else 0
-    chars = context.size(context.messages(state))
+    chars = context.chars(state)
     saved = context.hideable(state, _before_last(state))
     worth = WORTH * chars if window is None else WORTH * window * chars / max(1, context.tokens(state))
     if saved >= min(worth, chars / 2) or (forced and saved > chars / 8):

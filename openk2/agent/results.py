@@ -95,7 +95,7 @@ def _lines(text: str) -> list[str]:
 def _everywhere(state: State, pattern: str) -> str:
     """The lines of all outputs that hold the text, newest outputs first."""
     wanted = " ".join(pattern.split()).casefold()
-    calls = {entry.result.seq: entry.call for entry in state.entries if entry.result is not None}
+    calls = {entry.result.seq: entry.call for entry in state.everything() if entry.result is not None}
     shown: list[str] = []
     outputs = hits = 0
     for result in reversed(list(state.results.values())):
