@@ -18,6 +18,7 @@ from openk2.chat.messages import Message, ToolCall, ToolSpec
 
 FINDING_CHARS = 160  # of an output in the list of findings
 FINDINGS = 60  # outputs that the list names
+ASKED_CHARS = 8000  # of what the person said between the first question and the present one
 CHARS_A_TOKEN = 3.0  # where no reply has told the true number yet; English has about four, JSON and code three
 MESSAGE_CHARS = 12  # what a message costs beside its text
 
@@ -110,8 +111,9 @@ def hideable(state: State, upto: int) -> int:
 def restart(state: State, cut: ContextCut) -> list[Message]:
     """The beginning of a conversation that was cut: what the person said, the plan, the notes, what was found."""
     sent = [entry.message for entry in state.put_away if entry.message.role == "system"]
-    own = {event.seq for event in (*state.guards, *state.checks)}  # what the loop said
-    parts = [e.message.content for e in state.put_away if e.message.role == "user" and e.seq not in own]
+    if not state.habits.steer:
+        return [*sent, *(entry.message for entry in state.put_away if entry.seq == state.turn)]
+    parts = _asked(state)
     steps = sum(reply.seq <= cut.upto for reply in state.replies)
     parts.append(f"(You have worked on this for {steps} steps; the conversation so far was put away to make room.)")
     if state.plan is not None and state.plan.seq <= cut.upto:
@@ -120,8 +122,23 @@ def restart(state: State, cut: ContextCut) -> list[Message]:
         parts.append(f"Your notes:\n{cut.notes}")
     if cut.kind == "fresh":
         parts.append(_findings(state))
-    parts.append('find(id="run", pattern=...) searches everything that the tools have shown in this run.')
+    parts.append('find(id="run", pattern=...) searches all that was shown and said in this run.')
     return [*sent, Message("user", "\n\n".join(part for part in parts if part))]
+
+
+def _asked(state: State) -> list[str]:
+    """What the person said: the first question, the present one, and as much in between as has room."""
+    own = {event.seq for event in (*state.guards, *state.checks)}  # what the loop said
+    said = [e for e in state.put_away if e.message.role == "user" and e.seq not in own]
+    kept, room = [], ASKED_CHARS
+    for entry in reversed(said[1:]):
+        room -= entry.size
+        if room < 0 and entry.seq < state.turn:
+            break
+        kept.append(entry.message.content)
+    left = len(said) - 1 - len(kept)
+    more = [f"({left} messages of the person are put away here; find reads them too.)"] if left else []
+    return [*(entry.message.content for entry in said[:1]), *more, *reversed(kept)]
 
 
 def _findings(state: State) -> str:

@@ -175,7 +175,7 @@ class State:
     def pending(self) -> list[Pending]:
         """The calls of the last reply that have no result, in their order."""
         last = self.last
-        if last is None:
+        if last is None or last.purpose == "notes":  # notes are text; what else stands in them is not run
             return []
         return [
             Pending(last.seq, index, call, (last.seq, index) in self.begun)

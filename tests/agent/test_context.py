@@ -40,8 +40,9 @@ class Surveyor:
 
     name, price, window = "surveyor", None, WINDOW
 
-    def __init__(self) -> None:
+    def __init__(self, *, notes: bool = True) -> None:
         self.sent: list[int] = []
+        self.notes = notes
 
     async def stream(self, messages, tools, limits):
         tokens = context.size(messages) // 4
@@ -54,6 +55,8 @@ class Surveyor:
 
     def reply(self, messages) -> Message:
         if messages[-1].content == ladder.NOTES:
+            if not self.notes:
+                return say("", "I would rather go on.")
             return say(f"Read so far: station {self.place(messages)}. Next: go on.", "I write notes.")
         assert any("sum of the levels of stations 3 and 500" in m.content for m in messages)  # the goal is in view
         place = self.place(messages)
@@ -76,23 +79,23 @@ class Surveyor:
         return max(seen)
 
 
-def survey(folder: Path, *, steer: bool = True) -> tuple[str, Surveyor, log.Log]:
-    model = Surveyor()
+def survey(folder: Path, *, notes: bool = True) -> tuple[str, Surveyor, log.Log]:
+    model = Surveyor(notes=notes)
     question = f"Read stations 1 to {CALLS}. What is the sum of the levels of stations 3 and 500?"
     opened = log.Log.create(folder)
-    opened.append(RunStarted(run="r", question=question, system="Be brief.", habits={"steer": steer}))
+    opened.append(RunStarted(run="r", question=question, system="Be brief."))
     with opened:
         answer = asyncio.run(Loop(opened, model, {"station": station}).run()).answer
     return answer, model, opened
 
 
-@pytest.mark.parametrize("steer", [True, False])
-def test_a_thousand_calls_in_a_small_window(steer: bool, tmp_path: Path) -> None:
-    answer, model, opened = survey(tmp_path / "r", steer=steer)
+@pytest.mark.parametrize("notes", [True, False])
+def test_a_thousand_calls_in_a_small_window(notes: bool, tmp_path: Path) -> None:
+    answer, model, opened = survey(tmp_path / "r", notes=notes)
     assert answer == f"The sum is {FACTS[3] + FACTS[500]}."
     assert max(model.sent) <= WINDOW
     cuts = [event.kind for event in opened.events if isinstance(event, ContextCut)]
-    assert "hide" in cuts and ("notes" in cuts if steer else "fresh" in cuts)
+    assert "hide" in cuts and ("notes" in cuts if notes else "fresh" in cuts)
     state = State.of(log.read(tmp_path / "r"))
     assert len([r for r in state.results.values() if r.name == "station"]) == CALLS  # each read once
     # Prefixes hold between cuts: a cut is rare.
@@ -191,3 +194,44 @@ def test_a_chat_goes_on_in_the_same_log(tmp_path: Path) -> None:
     assert (first.answer, first.steps, second.answer, second.steps) == ("first", 2, "second", 2)
     said = [m.content for m in context.messages(State.of(log.read(tmp_path / "r"))) if m.role in ("user", "assistant")]
     assert said == ["one", "", "first", "two", "", "second"]
+
+
+def test_a_long_chat_fits_a_small_window_also_without_notes(tmp_path: Path) -> None:
+    """A checkpoint that is not steered begins each question anew when its window is full."""
+
+    class Small(ScriptedProvider):
+        async def stream(self, messages, tools, limits):
+            tokens = context.size(messages) // 4
+            if tokens > 2000:
+                raise WindowFull("too long")
+            if messages[-1].content == ladder.NOTES:
+                yield Reply(say("I have read the stations."), Usage(prompt=tokens, completion=9), "stop")
+                return
+            question, last = next(m for m in reversed(messages) if m.role == "user"), messages[-1]
+            number = question.content.split()[-1].rstrip("?")
+            message = call(("station", f'{{"number": {number}}}')) if last.role == "user" else say(last.content[-5:])
+            yield Reply(message, Usage(prompt=tokens, completion=9), "tool_calls" if message.tool_calls else "stop")
+
+    for steer in (True, False):
+        with log.Log.create(tmp_path / str(steer)) as opened:
+            opened.append(RunStarted(run="r", question="Level of station 1?", habits={"steer": steer}))
+            for turn in range(1, 60):
+                if turn > 1:
+                    opened.append(UserSaid(text=f"Level of station {turn}?"))
+                end = asyncio.run(Loop(opened, Small([], window=2000), {"station": station}).run())
+                assert (end.reason, end.answer) == ("stop", str(FACTS[turn])), (steer, turn)
+
+
+def test_what_was_said_opens_too(tmp_path: Path) -> None:
+    with log.Log.create(tmp_path / "r") as opened:
+        opened.append(RunStarted(run="r", question="Where is the blue key?"))
+        steps = [
+            call(("station", '{"number": 1}'), reasoning="The blue key may be at a station."),
+            call(("find", '{"id": "run", "pattern": "BLUE key"}'), ("open", '{"id": "r2"}')),
+            say("done"),
+        ]
+        asyncio.run(Loop(opened, ScriptedProvider(steps), {"station": station}).run())
+        said, opens = [m.content for m in context.messages(State.of(opened.events)) if m.role == "tool"][1:]
+    assert "In r2, what you wrote:\n[r2:1] The blue key may be at a station." in said
+    assert "In r1, what you were told:\n[r1:1] Where is the blue key?" in said
+    assert opens.startswith("[r2:1] The blue key may be at a station.")
