@@ -103,9 +103,9 @@ class Setup:
     def provider(self) -> Provider:
         """Raises UserError for a checkpoint that cannot be loaded."""
         if self.base_url:
-            from openk2.providers.openai import OpenAIProvider
+            from openk2.providers import connect
 
-            return OpenAIProvider(self.model, self.base_url)
+            return connect(self.model, self.base_url)
         assert self.folder is not None
         from openk2.providers.local import LocalProvider
 
