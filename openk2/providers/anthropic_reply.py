@@ -163,8 +163,9 @@ def joined(before: Message | None, after: Message) -> Message:
         blocks = json.loads(before.native.json) + json.loads(after.native.json)
         native = Native(after.native.origin, json.dumps(blocks, ensure_ascii=False))
     thoughts = [part.reasoning for part in (before, after) if part.reasoning is not None]
+    thought = "".join(thoughts) if thoughts else None
     calls = before.tool_calls + after.tool_calls
-    return Message("assistant", before.content + after.content, "".join(thoughts) if thoughts else None, calls, native=native)
+    return Message("assistant", before.content + after.content, thought, calls, native=native)
 
 
 def _object(text: str, otherwise: dict[str, Any]) -> dict[str, Any]:

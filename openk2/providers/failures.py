@@ -145,15 +145,14 @@ def pause(headers: Mapping[str, str]) -> float | None:
 def reason(text: str) -> str:
     """The service's own sentence out of an error body, short. A web page gives its title."""
     try:
-        data: Any = json.loads(text)
-        if isinstance(data, list) and data:  # Gemini
-            data = data[0]
+        data = json.loads(text)
+        data = data[0] if isinstance(data, list) else data  # Gemini sends a list of one
         error = data.get("error", data)
         said = error.get("message") or data.get("detail") or error.get("code") if isinstance(error, dict) else error
         inner = (error.get("metadata") or {}).get("raw") if isinstance(error, dict) else None
         if inner and isinstance(inner, str):  # OpenRouter: what the provider behind it said
             said = f"{said}: {reason(inner)}"
-    except (ValueError, AttributeError):
+    except (ValueError, AttributeError, IndexError):
         title = re.search(r"<title[^>]*>(.*?)</title>", text, re.IGNORECASE | re.DOTALL)
         said = title[1] if title else re.sub(r"<[^>]*>", " ", text)
     said = " ".join(str(said or "no reason given").split()).rstrip(".")
