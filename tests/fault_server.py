@@ -34,10 +34,10 @@ Answer = Callable[["FaultServer", Request], Iterable[Step]]
 
 
 class FaultServer:
-    """`requests` are the POSTs so far; a GET is answered with the list of `models` and is not kept."""
+    """`requests` are the POSTs so far; a GET gets the list of `models`, with `about` each, and is not kept."""
 
-    def __init__(self, answer: Answer, models: Sequence[str] = ("stub",)) -> None:
-        self.answer, self.models = answer, models
+    def __init__(self, answer: Answer, models: Sequence[str] = ("stub",), **about: Any) -> None:
+        self.answer, self.models, self.about = answer, models, about
         self.requests: list[Request] = []
         self._loop = asyncio.new_event_loop()
         ready = threading.Event()
@@ -72,7 +72,9 @@ class FaultServer:
         try:
             while request := await _read(reader):
                 if request.method == "GET":
-                    steps: Iterable[Step] = [http(200, json.dumps({"data": [{"id": name} for name in self.models]}))]
+                    steps: Iterable[Step] = [
+                        http(200, json.dumps({"data": [{"id": n, **self.about} for n in self.models]}))
+                    ]
                 else:
                     self.requests.append(request)
                     steps = self.answer(self, request)

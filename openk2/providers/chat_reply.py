@@ -204,8 +204,7 @@ class Calls:
 
     def made(self) -> tuple[ToolCall, ...]:
         return tuple(
-            ToolCall(call.id, call.name, "".join(parts))
-            for call, parts in zip(self._calls, self._parts, strict=True)
+            ToolCall(call.id, call.name, "".join(parts)) for call, parts in zip(self._calls, self._parts, strict=True)
         )
 
     def extras(self) -> list[dict[str, Any] | None]:

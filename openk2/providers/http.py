@@ -33,6 +33,7 @@ TIMEOUT = httpx.Timeout(connect=10.0, read=300.0, write=60.0, pool=None)  # a fi
 LESSONS = 12  # refused fields that one request may teach
 TAIL = 2.0  # seconds that a reply which is whole waits for its counts
 REST = 0.1  # seconds that a stream gets to end behind its last event: its connection then serves the next request
+WINDOWS = ("context_length", "max_model_len", "context_window", "max_context_length")  # in lists of models
 LOCAL = ("localhost", "127.0.0.1", "::1", "0.0.0.0")
 
 
@@ -90,7 +91,7 @@ class Remote(ABC):
         self.most: int | None = None  # tokens of a reply that this server allows, where it told
         self.void: set[Native] = set()  # native forms that this server does not take back any more
         self._client: httpx.AsyncClient | None = None
-        self._reached = False
+        self._reached = self._asked = False
 
     @property
     def name(self) -> str:
@@ -107,6 +108,51 @@ class Remote(ABC):
         """See `Provider.stream`."""
         if self.model is None:
             self.model = await self._only_model()
+        asking = None
+        if self.window is None and not self._asked:
+            asking, self._asked = asyncio.create_task(self._ask_window()), True
+        try:
+            async with aclosing(self._tries(messages, tools, limits)) as pieces:
+                async for piece in pieces:
+                    if asking and isinstance(piece, Reply):
+                        await asyncio.wait({asking}, timeout=TAIL)
+                    yield piece
+        finally:
+            if asking:
+                asking.cancel()
+                await asyncio.wait({asking})
+
+    async def aclose(self) -> None:
+        if self._client is not None:
+            client, self._client = self._client, None
+            await client.aclose()
+
+    async def models(self) -> list[str]:
+        """The names that the server lists; raises Unavailable when it cannot be reached."""
+        return [str(entry["id"]) for entry in await self._listed()]
+
+    async def _listed(self) -> list[dict[str, Any]]:
+        try:
+            response = await self._http().get(f"{self.base_url}/models", headers=self._headers())
+            entries = response.json()["data"] if response.status_code == 200 else []
+            return [entry for entry in entries if "id" in entry]
+        except httpx.RequestError as error:
+            raise self._unreachable(error) from None
+        except (ValueError, KeyError, TypeError):
+            return []
+
+    async def _ask_window(self) -> None:
+        """Beside the first request: servers such as vLLM and OpenRouter list what their models read."""
+        try:
+            entry = next((entry for entry in await self._listed() if entry["id"] == self.model), {})
+        except Unavailable:
+            return
+        sizes = [entry.get(name) for name in WINDOWS]
+        self.window = self.window or next((size for size in sizes if isinstance(size, int) and size > 0), None)
+
+    async def _tries(
+        self, messages: Sequence[Message], tools: Sequence[ToolSpec], limits: Limits
+    ) -> AsyncGenerator[Delta | Reply]:
         for attempt in range(self.tries):
             try:
                 async with aclosing(self._attempt(messages, tools, limits)) as pieces:
@@ -120,21 +166,6 @@ class Remote(ABC):
                 pause = max(pause, failure.pause or 0.0)
                 yield Delta("retry", f"{failure}; trying again in {pause:.1f} s")
                 await asyncio.sleep(pause)
-
-    async def aclose(self) -> None:
-        if self._client is not None:
-            client, self._client = self._client, None
-            await client.aclose()
-
-    async def models(self) -> list[str]:
-        """The names that the server lists; raises Unavailable when it cannot be reached."""
-        try:
-            response = await self._http().get(f"{self.base_url}/models", headers=self._headers())
-            return [entry["id"] for entry in response.json()["data"]] if response.status_code == 200 else []
-        except httpx.RequestError as error:
-            raise self._unreachable(error) from None
-        except (ValueError, KeyError, TypeError):
-            return []
 
     @property
     def where(self) -> str:

@@ -153,9 +153,7 @@ def responses_items(said: Said) -> list[dict[str, Any]]:
         items.append({"id": "rs_1", "type": "reasoning", "summary": summary, "encrypted_content": said.mark})
     if said.content:
         part = {"type": "output_text", "text": said.content, "annotations": [], "logprobs": []}
-        items.append(
-            {"id": "msg_1", "type": "message", "role": "assistant", "status": "completed", "content": [part]}
-        )
+        items.append({"id": "msg_1", "type": "message", "role": "assistant", "status": "completed", "content": [part]})
     for id, name, arguments in said.calls:
         call = {"id": f"fc_{id}", "type": "function_call", "status": "completed", "call_id": id}
         items.append({**call, "name": name, "arguments": arguments})

@@ -146,7 +146,9 @@ def test_reasoning_of_another_service_is_plain_or_nothing(dialect: Dialect) -> N
     history: list[Message] = list(ASK)
     for number, other in enumerate(others):
         call = (f"x{number}", "next", "{}")
-        with FaultServer(lambda *_, o=other, c=call: events(o.stream(Said("a", f"Thought {c[0]}.", (c,)), 9))) as server:
+        with FaultServer(
+            lambda *_, o=other, c=call: events(o.stream(Said("a", f"Thought {c[0]}.", (c,)), 9))
+        ) as server:
             made = reply(provider(other, server.url)).message
         history += [made, Message("tool", "r", tool_call_id=made.tool_calls[0].id)]
     with FaultServer(lambda *_: events(dialect.stream(Said("fine"), 9))) as server:
@@ -215,7 +217,11 @@ def test_a_key_is_sent_as_the_service_wants_it(dialect: Dialect) -> None:
 
 @each
 def test_missing_and_repeated_ids_are_made_good(dialect: Dialect) -> None:
-    history = (*ASK, Message("assistant", "", None, (ToolCall("a", "next", "{}"),)), Message("tool", "r", tool_call_id="a"))
+    history = (
+        *ASK,
+        Message("assistant", "", None, (ToolCall("a", "next", "{}"),)),
+        Message("tool", "r", tool_call_id="a"),
+    )
     calls = (("a", "next", "{}"), ("", "next", "{}"), ("b", "next", "{}"))
     with FaultServer(lambda *_: events(dialect.stream(Said("", "t", calls), 9))) as server:
         source = provider(dialect, server.url)
@@ -237,3 +243,29 @@ def test_limits_are_sent(dialect: Dialect) -> None:
     assert 999 in request.values() and (request["temperature"], request["top_p"]) == (0.5, 0.9)
     assert "next" in json.dumps(request["tool_choice"])
     assert "Be brief." in json.dumps(request) and len(request["tools"]) == 1
+
+
+@each
+def test_the_window_is_learned(dialect: Dialect) -> None:
+    fine = events(dialect.stream(Said("x"), 9))
+    for about, window in [({"max_model_len": 4096}, 4096), ({"context_length": 9000}, 9000), ({}, None)]:
+        with FaultServer(lambda *_: fine, **about) as server:
+            source = provider(dialect, server.url)
+            reply(source)
+            assert source.window == window
+    refusal = '{"error": {"message": "This model\'s maximum context length is 4096 tokens. However, it is 5000."}}'
+    with FaultServer(lambda *_: [http(400, refusal)]) as server:
+        source = provider(dialect, server.url)
+        with pytest.raises(WindowFull):
+            reply(source)
+        assert source.window == 4096
+
+
+@each
+def test_the_only_model_is_taken(dialect: Dialect) -> None:
+    with FaultServer(lambda *_: events(dialect.stream(Said("x"), 9)), models=["kimi-k2"]) as server:
+        source = dialect.provider(None, server.url)
+        reply(source)
+        assert source.name == server.requests[0].json["model"] == "kimi-k2"
+    with FaultServer(lambda *_: [], models=["a", "b"]) as server, pytest.raises(UserError, match="offers a, b; choose"):
+        reply(dialect.provider(None, server.url))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from email.utils import formatdate
 from typing import Any
 
@@ -20,7 +20,7 @@ from openk2.providers.base import Delta, Limits, Reply, Unavailable
 from dialects import CHAT, DONE, Dialect, Said  # type: ignore[import-not-found]  # isort: skip
 
 FINE = Said("fine", "Hm.")
-PASSING: dict[str, list[Step]] = {
+PASSING: dict[str, Sequence[Step]] = {
     "rate limit": [http(429, '{"error": {"message": "slow down"}}')],
     "rate limit, seconds": [http(429, "{}", {"Retry-After": "0.02"})],
     "rate limit, date": [http(429, "{}", {"Retry-After": formatdate(time.time(), usegmt=True)})],
@@ -175,17 +175,20 @@ def test_trying_again_has_an_end(dialect: Dialect) -> None:
         with pytest.raises(Unavailable, match="trying again will not help"):
             reply(provider(dialect, server.url))
         assert len(server.requests) == 1
-    with FaultServer(lambda *_: [http(429, "{}", {"Retry-After": "3600"})]) as server:
-        with pytest.raises(Unavailable, match="asks to wait 3600 s"):
-            reply(provider(dialect, server.url))
+    later = [http(429, "{}", {"Retry-After": "3600"})]
+    with FaultServer(lambda *_: later) as server, pytest.raises(Unavailable, match="asks to wait 3600 s"):
+        reply(provider(dialect, server.url))
 
 
 @each
 def test_pages_and_redirects_say_what_to_correct(dialect: Dialect) -> None:
-    page = "<html><head><title>Sign in</title></head><body>" + "x" * 200_000
-    with FaultServer(lambda *_: [http(200, page, {"Content-Type": "text/html; charset=utf-8"})]) as server:
-        with pytest.raises(UserError, match=r"web page \(Sign in\); correct --base-url"):
-            reply(provider(dialect, server.url))
+    text = "<html><head><title>Sign in</title></head><body>" + "x" * 200_000
+    page = [http(200, text, {"Content-Type": "text/html; charset=utf-8"})]
+    with (
+        FaultServer(lambda *_: page) as server,
+        pytest.raises(UserError, match=r"page \(Sign in\); correct --base-url"),
+    ):
+        reply(provider(dialect, server.url))
     moved = {"Location": "https://elsewhere.example/v1/x?key=secret"}
     with FaultServer(lambda *_: [http(307, "", moved)]) as server:
         with pytest.raises(UserError, match=r"redirects to https://elsewhere.example/v1/x; give the address") as caught:
@@ -203,7 +206,7 @@ def test_one_connection_serves_a_run(dialect: Dialect) -> None:
             await super()._serve(reader, writer)
 
     async def run(url: str) -> None:
-        source = provider(dialect, url)
+        source = provider(dialect, url, window=8000)
         for _ in range(5):
             async for _ in source.stream(ASK, TOOLS, Limits()):
                 pass
