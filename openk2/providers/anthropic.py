@@ -37,15 +37,13 @@ class AnthropicProvider(Remote):
 
     api, path = "anthropic", "/messages"
 
-    def __init__(self, model: str | None, base_url: str, **settings: Any) -> None:
-        super().__init__(model, base_url, **settings)
+    def _set_up(self) -> None:
         if not self.base_url.endswith("/v1"):
             self.base_url += "/v1"
         self.foreign = self.host != "api.anthropic.com"  # whether thoughts of other models are taken
         self.binding = False  # whether to ask that thinking behind a changed beginning is dropped, not refused
         self.adaptive = self._version() >= (4, 6)  # whether the model thinks by an effort, not by a number of tokens
         self.weaker = 0  # how many words for an effort this server refused
-        self._sent: dict[str, Any] = {}  # the fields of the last request
 
     async def stream(
         self, messages: Sequence[Message], tools: Sequence[ToolSpec], limits: Limits
@@ -68,7 +66,7 @@ class AnthropicProvider(Remote):
                     so_far = message
 
     def _headers(self) -> dict[str, str]:
-        headers = {"Content-Type": "application/json", "Accept": "text/event-stream", "anthropic-version": "2023-06-01"}
+        headers = {"anthropic-version": "2023-06-01"}
         if self.key:
             headers["x-api-key"] = self.key
             if self.foreign:
@@ -89,7 +87,7 @@ class AnthropicProvider(Remote):
             kinds = {"auto": "auto", "none": "none", "required": "any"}
             if choice is not None:
                 fields["tool_choice"] = {"type": kinds[choice]} if choice in kinds else {"type": "tool", "name": choice}
-        fields |= self._thinking(limits, longest)
+        fields |= self._thinking(messages, limits, longest)
         if "thinking" not in fields:  # with thinking, the service sets them itself
             fields |= {n: v for n, v in (("temperature", limits.temperature), ("top_p", limits.top_p)) if v is not None}
         if limits.stop:
@@ -103,9 +101,11 @@ class AnthropicProvider(Remote):
             head += b',"system":[%b]' % (_cached(block) if marked else block)
         return b'%b,"messages":[%b]}' % (head, b",".join(self._turns(messages, marked)))
 
-    def _thinking(self, limits: Limits, longest: int) -> dict[str, Any]:
+    def _thinking(self, messages: Sequence[Message], limits: Limits, longest: int) -> dict[str, Any]:
         """The fields that ask for thinking. A tool that has to be called excludes it."""
         if limits.tool_choice not in (None, "auto", "none"):
+            return {}
+        if not self.adaptive and not self.foreign and self._in_turn_of_another(messages):
             return {}
         if self.foreign and limits.effort is None and limits.thinking_tokens is None:
             return {}  # what the server does by itself
@@ -121,6 +121,13 @@ class AnthropicProvider(Remote):
         budget = limits.thinking_tokens or (BUDGETS[limits.effort] if limits.effort else THINKING)
         budget = max(LEAST, min(budget, longest - LEAST))
         return {"thinking": {"type": "enabled", "budget_tokens": budget, **bound}} if budget < longest else {}
+
+    def _in_turn_of_another(self, messages: Sequence[Message]) -> bool:
+        """Whether results follow calls that this model did not sign: older ones then refuse to think."""
+        if not messages or messages[-1].role != "tool":
+            return False
+        last = next((message for message in reversed(messages) if message.role == "assistant"), None)
+        return last is not None and self._own(last) is None
 
     def _version(self) -> tuple[int, int]:
         """Of Claude, from its name; models of others think by a budget. A name without a number is a new one."""
@@ -187,7 +194,7 @@ def _cached(block: bytes) -> bytes:
     return b"%b,%b}" % (block[:-1], CACHED)
 
 
-@lru_cache(maxsize=8192)
+@lru_cache(maxsize=4096)
 def _blocks(message: Message, native: Native | None, foreign: bool) -> tuple[bytes, ...]:
     """The content blocks of one message, as JSON bytes, made once."""
     if message.role == "tool":
@@ -226,7 +233,7 @@ def _input(arguments: str) -> dict[str, Any]:
     return value if isinstance(value, dict) else {"arguments": arguments} if arguments.strip() else {}
 
 
-@lru_cache(maxsize=8192)
+@lru_cache(maxsize=4096)
 def plain_id(id: str) -> str:
     """An id of letters, digits, `_` and `-`, the same for the same id."""
     if re.fullmatch(r"[a-zA-Z0-9_-]{1,64}", id):

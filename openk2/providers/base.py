@@ -73,7 +73,7 @@ class Price:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What one reply may use. None leaves the choice to the provider.
+    """What one reply may use. None leaves the choice to the provider. Raises UserError for an unknown effort.
 
     `effort` is one of EFFORTS: how much to think, where the service takes such a word; others get `thinking_tokens`
     where they take those. `tool_choice` is "auto", "none", "required" or the name of the tool that has to be called.
@@ -89,6 +89,10 @@ class Limits:
     thinking_tokens: int | None = None
     effort: str | None = None
     stop: Sequence[str] = ()
+
+    def __post_init__(self) -> None:
+        if self.effort not in (None, *EFFORTS):
+            raise UserError(f"{self.effort!r} is no effort; use {', '.join(EFFORTS)}.")
 
 
 @dataclass(frozen=True, slots=True)

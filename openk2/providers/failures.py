@@ -48,7 +48,7 @@ WINDOW = re.compile(
     r"|range of input length should be"
     r"|context window exceeds limit"
     r"|prompt exceeds max length|model_context_window_exceeded"
-    r"|exceeds the limit of \d+|max_prompt_tokens_exceeded"
+    r"|token count of \d+ exceeds the limit of|max_prompt_tokens_exceeded"
     r"|too many tokens: ",
     re.IGNORECASE,
 )

@@ -30,6 +30,7 @@ FIRST_PAUSE, LAST_PAUSE = 1.0, 30.0  # seconds; the pauses between tries double,
 QUIET = 20.0  # seconds without a token until the first `wait`; each further one after twice the time
 SILENT = 600.0  # seconds without a token, but perhaps with signs of life, until the try is given up
 TIMEOUT = httpx.Timeout(connect=10.0, read=300.0, write=60.0, pool=None)  # a first token has taken 243 s in the wild
+ROOM = 512  # tokens that a reply should have: where the window leaves less, the conversation is too long
 LESSONS = 12  # refused fields that one request may teach
 TAIL = 2.0  # seconds that a reply which is whole waits for its counts
 REST = 0.1  # seconds that a stream gets to end behind its last event: its connection then serves the next request
@@ -90,12 +91,23 @@ class Remote(ABC):
         self.without: set[str] = set()  # optional fields that this server refuses
         self.most: int | None = None  # tokens of a reply that this server allows, where it told
         self.void: set[Native] = set()  # native forms that this server does not take back any more
+        self._sent: dict[str, Any] = {}  # the fields of the last request, but for the messages
         self._client: httpx.AsyncClient | None = None
         self._reached = self._asked = False
+        self._set_up()
+
+    @abstractmethod
+    def _set_up(self) -> None:
+        """Make what a kind of provider keeps beside this."""
 
     @property
     def name(self) -> str:
         return self.model or self.base_url
+
+    @property
+    def where(self) -> str:
+        """The beginning of a sentence about this server."""
+        return f"The server at {self.base_url}"
 
     @property
     def origin(self) -> str:
@@ -129,9 +141,9 @@ class Remote(ABC):
 
     async def models(self) -> list[str]:
         """The names that the server lists; raises Unavailable when it cannot be reached."""
-        return [str(entry["id"]) for entry in await self._listed()]
+        return [str(entry["id"]) for entry in await self._entries()]
 
-    async def _listed(self) -> list[dict[str, Any]]:
+    async def _entries(self) -> list[dict[str, Any]]:
         try:
             response = await self._http().get(f"{self.base_url}/models", headers=self._headers())
             entries = response.json()["data"] if response.status_code == 200 else []
@@ -144,7 +156,7 @@ class Remote(ABC):
     async def _ask_window(self) -> None:
         """Beside the first request: servers such as vLLM and OpenRouter list what their models read."""
         try:
-            entry = next((entry for entry in await self._listed() if entry["id"] == self.model), {})
+            entry = next((entry for entry in await self._entries() if entry["id"] == self.model), {})
         except Unavailable:
             return
         sizes = [entry.get(name) for name in WINDOWS]
@@ -166,10 +178,6 @@ class Remote(ABC):
                 pause = max(pause, failure.pause or 0.0)
                 yield Delta("retry", f"{failure}; trying again in {pause:.1f} s")
                 await asyncio.sleep(pause)
-
-    @property
-    def where(self) -> str:
-        return f"The server at {self.base_url}"
 
     @abstractmethod
     def _headers(self) -> dict[str, str]: ...
@@ -209,6 +217,8 @@ class Remote(ABC):
 
     def _numbered(self, message: Message, messages: Sequence[Message]) -> Message:
         """The message with call ids that no other call of the conversation has; good ones are kept."""
+        if not message.tool_calls:
+            return message
         used = {call.id for m in messages for call in m.tool_calls}
         calls: list[ToolCall] = []
         number = max(next_index(messages), sum(len(m.tool_calls) for m in messages))
@@ -260,7 +270,7 @@ class Remote(ABC):
         """Limits whose reply fits beside the prompt; None where the prompt alone is too long."""
         room = room_left(text)
         if room is not None:
-            return replace(limits, max_tokens=room) if 0 < room != limits.max_tokens else None
+            return replace(limits, max_tokens=room) if ROOM <= room != limits.max_tokens else None
         return None if limits.max_tokens is None else replace(limits, max_tokens=None)
 
     async def _exchange(self, body: bytes, reading: Reading) -> AsyncGenerator[Delta]:
@@ -298,7 +308,7 @@ class Remote(ABC):
                         deltas = reading.end()
                     case _:
                         deltas = reading.feed(item)
-                if deltas:
+                if deltas or reading.enough:
                     heard, told = clock(), self.quiet
                 for delta in deltas:
                     yield delta
@@ -311,7 +321,8 @@ class Remote(ABC):
         """One request; all that comes of it, failures too, goes to `put`."""
         try:
             url = f"{self.base_url}{self.path}"
-            async with self._http().stream("POST", url, content=body, headers=self._headers()) as response:
+            headers = {"Content-Type": "application/json", "Accept": "text/event-stream", **self._headers()}
+            async with self._http().stream("POST", url, content=body, headers=headers) as response:
                 self._reached = True
                 kind = response.headers.get("content-type", "")
                 if response.status_code != 200:

@@ -24,8 +24,8 @@ from openk2.providers.vendors import WORDS, vendor
 
 WANTED = ("missing", "required", "must be", "passed back")  # in a refusal: the field is to be there
 OPTIONAL = (
-    "stream_options", "temperature", "top_p", "seed", "stop", "thinking_token_budget", "thinking_budget",
-    "enable_thinking", "thinking", "reasoning", "tool_choice",
+    "stream_options", "temperature", "top_p", "seed", "stop", "tool_choice", "thinking_token_budget",
+    "thinking_budget", "enable_thinking", "thinking", "reasoning",
 )  # fmt: skip
 
 
@@ -43,22 +43,17 @@ class OpenAIProvider(Remote):
 
     api, path = "chat", "/chat/completions"
 
-    def __init__(self, model: str | None, base_url: str, **settings: Any) -> None:
-        super().__init__(model, base_url, **settings)
+    def _set_up(self) -> None:
         self.vendor = vendor(self.host)
         self.spelling = Spelling(self.vendor.echo, self.vendor.fill, self.vendor.short_ids)
         self.weaker = 0  # how many words for an effort this server refused
-        self._sent: dict[str, Any] = {}  # the fields of the last request
 
     @property
     def _kimi(self) -> bool:
         return "kimi" in (self.model or "").lower()
 
     def _headers(self) -> dict[str, str]:
-        headers = {"Content-Type": "application/json", "Accept": "text/event-stream"}
-        if self.key:
-            headers["Authorization"] = f"Bearer {self.key}"
-        return headers
+        return {"Authorization": f"Bearer {self.key}"} if self.key else {}
 
     def _body(self, messages: Sequence[Message], tools: Sequence[ToolSpec], limits: Limits) -> bytes:
         fields: dict[str, Any] = {"model": self.model, "stream": True, "stream_options": {"include_usage": True}}
@@ -100,8 +95,9 @@ class OpenAIProvider(Remote):
 
     def _adapt(self, text: str, messages: Sequence[Message]) -> bool:
         lower = text.lower()
-        if "signature" in lower or "reasoning_details" in lower or "extra_content" in lower:
-            return self._forget(messages)
+        signed = any(word in lower for word in ("signature", "reasoning_details", "extra_content"))
+        if signed and self._forget(messages):
+            return True
         if self._adapt_echo(lower):
             return True
         if "tool call id" in lower and not self.spelling.short_ids:
@@ -155,7 +151,7 @@ def _is_canonical(messages: Sequence[Message]) -> bool:
     return True
 
 
-@lru_cache(maxsize=8192)
+@lru_cache(maxsize=4096)
 def _wire(message: Message, spelling: Spelling, native: Native | None) -> bytes:
     """The JSON bytes of one message, made once for each spelling."""
     wire = message.to_wire()

@@ -28,17 +28,12 @@ class ResponsesProvider(Remote):
 
     api, path = "responses", "/responses"
 
-    def __init__(self, model: str | None, base_url: str, **settings: Any) -> None:
-        super().__init__(model, base_url, **settings)
+    def _set_up(self) -> None:
         self.foreign = self.host != "api.openai.com"
         self.weaker = 0  # how many words for an effort this server refused
-        self._sent: dict[str, Any] = {}  # the fields of the last request
 
     def _headers(self) -> dict[str, str]:
-        headers = {"Content-Type": "application/json", "Accept": "text/event-stream"}
-        if self.key:
-            headers["Authorization"] = f"Bearer {self.key}"
-        return headers
+        return {"Authorization": f"Bearer {self.key}"} if self.key else {}
 
     def _body(self, messages: Sequence[Message], tools: Sequence[ToolSpec], limits: Limits) -> bytes:
         fields: dict[str, Any] = {
@@ -112,7 +107,7 @@ def _tool(tool: ToolSpec) -> dict[str, Any]:
     }
 
 
-@lru_cache(maxsize=8192)
+@lru_cache(maxsize=4096)
 def _items(message: Message, native: Native | None, foreign: bool) -> tuple[bytes, ...]:
     """The input items of one message, as JSON bytes, made once."""
     if message.role == "system":

@@ -218,3 +218,11 @@ def test_an_error_in_the_middle_voids_what_was_shown() -> None:
     answers = [events(broken), events(anthropic_stream(Said("whole"), 3))]
     with FaultServer(lambda s, _: answers[len(s.requests) - 1]) as server:
         assert reply(provider(ANTHROPIC, server.url)).message.content == "whole"
+
+
+def test_an_older_model_does_not_think_in_the_turn_of_another() -> None:
+    call = ToolCall("a", "next", "{}")
+    history = (*ASK, Message("assistant", "", "t", (call,)), Message("tool", "r", tool_call_id="a"))
+    assert "thinking" not in sent("claude-haiku-4-5", Limits(), history)
+    assert "thinking" in sent("claude-haiku-4-5", Limits(), (*history, Message("assistant", "2"), Message("user", "q")))
+    assert "thinking" in sent("claude-opus-5", Limits(), history)

@@ -182,3 +182,8 @@ def test_windows_and_scripts_with_prices() -> None:
     end = asyncio.run(run())[-1]
     assert isinstance(end, Reply) and end.usage.money == end.usage.prompt + end.usage.completion
     assert end.message.tool_calls == (ToolCall("functions.t:0", "t", "{}"),)
+
+
+def test_an_unknown_effort_is_said_before_anything_is_sent() -> None:
+    with pytest.raises(UserError, match="'huge' is no effort; use low, medium, high, max"):
+        Limits(effort="huge")
