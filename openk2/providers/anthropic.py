@@ -157,7 +157,7 @@ class AnthropicProvider(Remote):
         return [b'{"role":"%b","content":[%b]}' % (role.encode(), b",".join(blocks)) for role, blocks in turns]
 
     def _reading(self, messages: Sequence[Message], tools: Sequence[ToolSpec], sent: int) -> AnthropicReading:
-        return AnthropicReading(sent, self.origin, self.where, self.price)
+        return AnthropicReading(sent, self.origin, self.where)
 
     def _adapt(self, text: str, messages: Sequence[Message]) -> bool:
         lower = text.lower()

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from openk2.chat.messages import Message, Native, ToolCall
 from openk2.errors import UserError
-from openk2.providers.base import Delta, FinishReason, Price, Reply, Usage
+from openk2.providers.base import Delta, FinishReason, Reply, Usage
 from openk2.providers.failures import Refusal, Transient
 from openk2.providers.http import estimated
 
 FINISH: dict[str, FinishReason] = {
     "max_tokens": "length", "model_context_window_exceeded": "length", "tool_use": "tool_calls",
 }  # fmt: skip
-WRITING = 1.25  # what a token written to the cache costs, in tokens of input
 GROWS = {  # delta: the field of the block that it continues
     "text_delta": ("text", "text"),
     "thinking_delta": ("thinking", "thinking"),
@@ -32,10 +31,11 @@ class Paused(Reply):
 class AnthropicReading:
     """See `http.Reading`. `sent` is the size of the request in bytes."""
 
-    def __init__(self, sent: int, origin: str, where: str, price: Price | None) -> None:
-        self.sent, self.origin, self.where, self.price = sent, origin, where, price
+    def __init__(self, sent: int, origin: str, where: str) -> None:
+        self.sent, self.origin, self.where = sent, origin, where
         self.enough = self.complete = False
         self.rest: list[Delta] = []
+        self.kept = 0
         self._blocks: dict[int, dict[str, Any]] = {}
         self._parts: dict[tuple[int, str], list[str]] = {}
         self._usage: dict[str, Any] = {}
@@ -141,17 +141,14 @@ class AnthropicReading:
         self._usage |= {name: value for name, value in (usage or {}).items() if value is not None}
 
     def _counted(self) -> Usage:
-        read, written = (self._usage.get(f"cache_{kind}_input_tokens") or 0 for kind in ("read", "creation"))
-        usage = Usage(
-            prompt=(self._usage.get("input_tokens") or 0) + read + written,
+        read = self._usage.get("cache_read_input_tokens") or 0
+        self.kept = self._usage.get("cache_creation_input_tokens") or 0
+        return Usage(
+            prompt=(self._usage.get("input_tokens") or 0) + read + self.kept,
             cached=read,
             reasoning=(self._usage.get("output_tokens_details") or {}).get("thinking_tokens") or 0,
             completion=self._usage.get("output_tokens") or 0,
         )
-        if self.price is None:
-            return usage
-        surcharge = written * (WRITING - 1) * self.price.input / 1e6
-        return replace(usage, money=self.price.cost(usage) + surcharge)
 
 
 def joined(before: Message | None, after: Message) -> Message:

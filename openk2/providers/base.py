@@ -59,16 +59,21 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class Price:
-    """US dollars for a million tokens: read, read from the cache of the service, written (thinking included)."""
+    """US dollars for a million tokens: read, read from the cache of the service, written (thinking included).
+
+    `keeping` is what a token costs that is read and kept in the cache, where that is more than `input`.
+    """
 
     input: float
     cached: float
     output: float
+    keeping: float | None = None
 
-    def cost(self, usage: Usage) -> float:
-        """US dollars."""
+    def cost(self, usage: Usage, kept: int = 0) -> float:
+        """US dollars. `kept` of the fresh tokens went into the cache."""
         fresh = usage.prompt - usage.cached
-        return (fresh * self.input + usage.cached * self.cached + usage.completion * self.output) / 1e6
+        dear = kept * ((self.keeping or self.input) - self.input)
+        return (fresh * self.input + dear + usage.cached * self.cached + usage.completion * self.output) / 1e6
 
 
 @dataclass(frozen=True, slots=True)

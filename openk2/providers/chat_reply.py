@@ -41,6 +41,7 @@ class ChatReading:
         self.names, self.sent, self.origin, self.where, self.heard = names, sent, origin, where, heard
         self.enough = self.complete = False
         self.rest: list[Delta] = []
+        self.kept = 0
         self._reasoning: list[str] | None = None
         self._details = Details()
         self._content: list[str] = []
@@ -89,6 +90,7 @@ class ChatReading:
         message = self._message()
         if self._finish in REFUSED and not message.tool_calls:
             raise UserError(f"{self.where} withheld its reply ({self._finish}); ask in other words or another model.")
+        self.kept = (self._usage.get("prompt_tokens_details") or {}).get("cache_write_tokens") or 0
         finish = FINISH.get(self._finish or "", "stop")
         if message.tool_calls and finish == "stop":
             finish = "tool_calls"

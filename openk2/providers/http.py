@@ -44,6 +44,7 @@ class Reading(Protocol):
     enough: bool  # nothing more is needed: a connection that breaks now breaks nothing
     complete: bool  # nothing more can come
     rest: list[Delta]  # what only `reply` made certain
+    kept: int  # tokens of the prompt that went into the service's cache
 
     def feed(self, event: dict[str, Any]) -> list[Delta]: ...
 
@@ -234,9 +235,9 @@ class Remote(ABC):
         """Whether the id that a call came with is one that this service can be sent; `number` is the call's own."""
         return bool(call.id)
 
-    def _money(self, usage: Usage) -> Usage:
+    def _priced(self, usage: Usage, kept: int) -> Usage:
         if usage.money is None and self.price is not None:
-            return replace(usage, money=self.price.cost(usage))
+            return replace(usage, money=self.price.cost(usage, kept))
         return usage
 
     async def _attempt(
@@ -253,7 +254,7 @@ class Remote(ABC):
                 for delta in reading.rest:
                     yield delta
                 message = self._numbered(reply.message, messages)
-                yield replace(reply, message=message, usage=self._money(reply.usage))
+                yield replace(reply, message=message, usage=self._priced(reply.usage, reading.kept))
                 return
             except Refusal as refusal:
                 if refusal.about_window:

@@ -24,6 +24,7 @@ class ResponsesReading:
         self.sent, self.origin, self.where = sent, origin, where
         self.enough = self.complete = False
         self.rest: list[Delta] = []
+        self.kept = 0
         self._items: dict[int, dict[str, Any]] = {}
         self._answer: dict[str, Any] = {}
 
@@ -78,7 +79,8 @@ class ResponsesReading:
         finish: FinishReason = "tool_calls" if message.tool_calls else "stop"
         if self._answer.get("status") == "incomplete":
             finish = "length"
-        counts = self._answer.get("usage")
+        counts = self._answer.get("usage") or {}
+        self.kept = (counts.get("input_tokens_details") or {}).get("cache_write_tokens") or 0
         return Reply(message, _usage(counts) if counts else estimated(message, self.sent), finish)
 
     def _end(self, answer: dict[str, Any]) -> None:

@@ -51,7 +51,13 @@ def pieces(text: str, size: int) -> list[str]:
 def chat_stream(said: Said, size: int) -> list[Any]:
     def chunk(finish: str | None = None, **delta: Any) -> dict[str, Any]:
         choice = {"index": 0, "delta": delta, "finish_reason": finish}
-        return {"id": "chatcmpl-1", "object": "chat.completion.chunk", "model": "stub", "choices": [choice]}
+        return {
+            "id": "chatcmpl-1",
+            "object": "chat.completion.chunk",
+            "created": 1,
+            "model": "stub",
+            "choices": [choice],
+        }
 
     out = [chunk(role="assistant", content="")]
     out += [chunk(reasoning_content=piece) for piece in pieces(said.reasoning or "", size)]
@@ -62,7 +68,7 @@ def chat_stream(said: Said, size: int) -> list[Any]:
         parts = pieces(arguments, size)
         out += [chunk(tool_calls=[{"index": index, "function": {"arguments": part}}]) for part in parts]
     out.append(chunk(finish="tool_calls" if said.calls else "stop"))
-    return [*out, {"choices": [], "usage": chat_usage(said)}, DONE]
+    return [*out, {**chunk(), "choices": [], "usage": chat_usage(said)}, DONE]
 
 
 def chat_usage(said: Said) -> dict[str, Any]:
@@ -164,17 +170,29 @@ def responses_stream(said: Said, size: int) -> list[Any]:
     opened = {"id": "resp_1", "object": "response", "status": "in_progress", "error": None, "output": []}
     out: list[Any] = [{"type": "response.created", "response": opened}]
     for index, item in enumerate(responses_items(said)):
-        empty = {**item, "summary": []} if item["type"] == "reasoning" else {**item, "arguments": "", "content": []}
-        out.append({"type": "response.output_item.added", "output_index": index, "item": empty})
+        at = {"output_index": index, "item_id": item["id"]}
+        kind, text, part = "response.function_call_arguments", item.get("arguments", ""), {"type": "none"}
         if item["type"] == "reasoning":
-            kind, text = "response.reasoning_summary_text.delta", said.reasoning or ""
+            kind, text = "response.reasoning_summary_text", said.reasoning or ""
+            at["summary_index"], part = 0, {"type": "summary_text", "text": ""}
+            opening, empty = "response.reasoning_summary_part", {**item, "summary": []}
         elif item["type"] == "message":
-            kind, text = "response.output_text.delta", said.content
+            kind, text = "response.output_text", said.content
+            at["content_index"], part = 0, {"type": "output_text", "text": "", "annotations": [], "logprobs": []}
+            opening, empty = "response.content_part", {**item, "content": [], "status": "in_progress"}
         else:
-            kind, text = "response.function_call_arguments.delta", item["arguments"]
-        out += [{"type": kind, "output_index": index, "delta": piece} for piece in pieces(text, size)]
+            opening, empty = "", {**item, "arguments": "", "status": "in_progress"}
+        out.append({"type": "response.output_item.added", "output_index": index, "item": empty})
+        if opening:
+            out.append({"type": f"{opening}.added", **at, "part": part})
+        out += [{"type": f"{kind}.delta", **at, "delta": piece, "logprobs": []} for piece in pieces(text, size)]
+        ended = {"arguments": text, "name": item["name"]} if item["type"] == "function_call" else {"text": text}
+        out.append({"type": f"{kind}.done", **at, **ended, "logprobs": []})
+        if opening:
+            out.append({"type": f"{opening}.done", **at, "part": {**part, "text": text}})
         out.append({"type": "response.output_item.done", "output_index": index, "item": item})
-    return [*out, {"type": "response.completed", "response": responses_whole(said)}]
+    out.append({"type": "response.completed", "response": responses_whole(said)})
+    return [{**event, "sequence_number": number} for number, event in enumerate(out)]
 
 
 def responses_whole(said: Said) -> dict[str, Any]:

@@ -113,7 +113,7 @@ def test_the_stable_beginning_is_marked_for_the_cache() -> None:
 def test_writing_to_the_cache_costs_more() -> None:
     usage = {"input_tokens": 100, "cache_creation_input_tokens": 1000, "cache_read_input_tokens": 5000}
     with FaultServer(lambda *_: whole([{"type": "text", "text": "x"}], "end_turn", **usage)) as server:
-        end = reply(provider(ANTHROPIC, server.url, price=Price(4.0, 0.4, 20.0)))
+        end = reply(provider(ANTHROPIC, server.url, price=Price(4.0, 0.4, 20.0, 5.0)))
     assert (end.usage.prompt, end.usage.cached) == (6100, 5000)
     assert end.usage.money == pytest.approx((100 * 4 + 1000 * 5 + 5000 * 0.4 + 5 * 20) / 1e6)
 

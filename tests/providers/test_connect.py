@@ -87,7 +87,7 @@ def test_names_that_are_none() -> None:
 def test_windows_and_prices_are_known_or_none() -> None:
     kimi = made("kimi:kimi-k2-thinking")
     assert (kimi.window, kimi.price) == (262_144, Price(0.60, 0.15, 2.50))
-    assert made("anthropic:claude-haiku-4-5-20251001").price == Price(1.0, 0.1, 5.0)
+    assert made("anthropic:claude-haiku-4-5-20251001").price == Price(1.0, 0.1, 5.0, 1.25)
     assert made("kimi:kimi-k9").price is None and made("kimi:kimi-k9").window is None
     assert made("kimi-k2-thinking", "http://localhost/v1").price is None  # not Moonshot's price there
     assert made("kimi:kimi-k2-thinking", price=Price(1, 1, 1)).price == Price(1, 1, 1)

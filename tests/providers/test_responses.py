@@ -11,7 +11,7 @@ from test_conformance import ASK, TOOLS, provider, reply  # type: ignore[import-
 
 from openk2.chat.messages import Message
 from openk2.errors import UserError
-from openk2.providers.base import Limits, Unavailable
+from openk2.providers.base import Limits, Price, Unavailable
 from openk2.providers.responses import ResponsesProvider
 
 from dialects import RESPONSES, Said, responses_items, responses_stream  # type: ignore[import-not-found]  # isort: skip
@@ -108,3 +108,11 @@ def test_reasoning_text_of_open_models() -> None:
         end = reply(provider(RESPONSES, server.url))
     assert (end.message.reasoning, end.message.content) == ("Raw.", "x")
     assert end.usage.completion > 0  # counted here
+
+
+def test_what_is_kept_in_the_cache_has_its_price() -> None:
+    stream = responses_stream(Said("x"), 9)
+    stream[-1]["response"]["usage"]["input_tokens_details"]["cache_write_tokens"] = 30
+    with FaultServer(lambda *_: events(stream)) as server:
+        end = reply(provider(RESPONSES, server.url, price=Price(2.0, 0.2, 10.0, 2.5)))
+    assert end.usage.money == pytest.approx((10 * 2 + 30 * 2.5 + 60 * 0.2 + 20 * 10) / 1e6)
