@@ -269,3 +269,42 @@ def test_the_only_model_is_taken(dialect: Dialect) -> None:
         assert source.name == server.requests[0].json["model"] == "kimi-k2"
     with FaultServer(lambda *_: [], models=["a", "b"]) as server, pytest.raises(UserError, match="offers a, b; choose"):
         reply(dialect.provider(None, server.url))
+
+
+@each
+def test_many_conversations_at_once(dialect: Dialect) -> None:
+    def answer(_: FaultServer, request: Any) -> list[Any]:
+        number = request.body.decode().rpartition("number ")[2].partition(" ")[0]
+        first, *rest = events(dialect.stream(Said(f"This is {number}.", number), 2))
+        return [first, *(step for piece in rest for step in (piece, 0.002))]
+
+    async def one(source: Remote, number: int) -> Reply:
+        ask = (Message("user", f"number {number} please"),)
+        return await anext(p async for p in source.stream(ask, TOOLS, Limits()) if isinstance(p, Reply))
+
+    async def run(url: str) -> list[Reply]:
+        source = provider(dialect, url)
+        try:
+            return await asyncio.gather(*(one(source, number) for number in range(8)))
+        finally:
+            await source.aclose()
+
+    with FaultServer(answer) as server:
+        replies = asyncio.run(run(server.url))
+    assert [r.message.content for r in replies] == [f"This is {number}." for number in range(8)]
+
+
+@each
+def test_leaving_a_stream_leaves_nothing_behind(dialect: Dialect) -> None:
+    async def run(url: str) -> int:
+        source = provider(dialect, url)
+        stream: Any = source.stream(ASK, TOOLS, Limits())
+        async for _ in stream:
+            break
+        await stream.aclose()
+        left = len(asyncio.all_tasks()) - 1
+        await source.aclose()
+        return left
+
+    with FaultServer(lambda *_: [*events(dialect.stream(FULL, 2)[:6], ends=False), "hang"]) as server:
+        assert asyncio.run(run(server.url)) == 0
