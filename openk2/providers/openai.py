@@ -125,13 +125,12 @@ class OpenAIProvider(Remote):
             about = name == "reasoning_content" or re.search(r"messages?\W.*\breasoning\b|['\"`]reasoning['\"`]", lower)
             if not re.search(rf"\b{name}\b", lower) or not about:
                 continue
-            echo = self.spelling.echo
-            if any(word in lower for word in WANTED):
-                better = replace(self.spelling, echo=(name,), fill=True)
-            else:
-                better = replace(self.spelling, echo=tuple(n for n in echo if n != name), fill=False)
-            changed, self.spelling = better != self.spelling, better
-            if changed:
+            filled = replace(self.spelling, echo=(name,), fill=True)
+            without = replace(self.spelling, echo=tuple(n for n in self.spelling.echo if n != name), fill=False)
+            before = self.spelling
+            wanted = any(word in lower for word in WANTED) and before != filled
+            self.spelling = filled if wanted else without
+            if self.spelling != before:
                 return True
         return False
 
