@@ -24,7 +24,15 @@ from typing import Any, overload
 from openk2.chat.messages import ToolSpec
 from openk2.errors import UserError
 from openk2.tools.json_schema import fault
-from openk2.tools.signature import arguments_model, docstring, hints_of, name_of, parameters_of, takes_self, without_titles
+from openk2.tools.signature import (
+    arguments_model,
+    docstring,
+    hints_of,
+    name_of,
+    parameters_of,
+    takes_self,
+    without_titles,
+)
 
 DEFAULT_TIMEOUT = 60.0  # seconds
 DEFAULT_OUTPUT_LIMIT = 20_000  # characters
