@@ -115,7 +115,7 @@ def read(files: Iterable[Path], on_skip: Skip | None = None) -> Iterator[Documen
         plain = path.stem.replace("_", " ").replace("-", " ").strip() or path.name
         name, title, part, number = path.stem, plain, [], 1
         try:
-            for kind, text in _lines(path):
+            for kind, text in lines_of(path):
                 if kind == "title":
                     title = text
                 elif kind == "document":
@@ -158,7 +158,7 @@ def document_id(name: str) -> str:
 # ------------------------------------------------------------------------------------------------ formats
 
 
-def _lines(path: Path) -> Iterator[tuple[str, str]]:
+def lines_of(path: Path) -> Iterator[tuple[str, str]]:
     """("title", text) at most once, and ("line", text) for each line. Raises Unreadable, OSError, ValueError."""
     ending = path.suffix.lower()
     if ending in PDF:

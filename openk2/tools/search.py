@@ -9,11 +9,17 @@ from openk2.tools.index import Document, Index
 MAX_HITS = 20
 
 
+def mark_of(id: str) -> str:
+    """The document that `id` names: a model may give the citation mark [id:line] back. A URL stays whole."""
+    plain = id.strip().strip("[]")
+    return plain if "://" in plain else plain.partition(":")[0]
+
+
 def search_tools(index: Index, *, page_chars: int = PAGE_CHARS) -> dict[str, Tool]:
     """The tools `search`, `open` and `find` over `index`; `open` shows about `page_chars` characters at once."""
 
     def document(id: str) -> Document:
-        name = id.strip().strip("[]").partition(":")[0]  # a model may give the citation mark [id:line] back
+        name = mark_of(id)
         found = index.document(name)
         if found is None:
             raise ToolError(f"No document {name}. Search first.")
