@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Literal
 
 from openk2.tools.base import ToolError, tool
 
@@ -14,7 +14,7 @@ SIGNS = {"todo": "[ ]", "doing": "[>]", "done": "[x]", "dropped": "[-]"}
 
 @dataclass
 class Step:
-    step: Annotated[str, "What is to be done, in a few words."]
+    step: str
     status: Literal["todo", "doing", "done", "dropped"] = "todo"
 
 
@@ -39,6 +39,6 @@ def plan(steps: list[Step]) -> str:
             raise ToolError(f"Step {number} is there twice: {text}")
     if sum(item.status == "doing" for item in steps) > 1:
         raise ToolError("More than one step is `doing`; work on one at a time.")
-    lines = [f"{number}. {SIGNS[item.status]} {text}" for number, (item, text) in enumerate(zip(steps, texts, strict=True), 1)]
+    lines = [f"{n}. {SIGNS[item.status]} {text}" for n, (item, text) in enumerate(zip(steps, texts, strict=True), 1)]
     left = sum(item.status in ("todo", "doing") for item in steps)
     return "\n".join([*lines, f"({left} of {len(steps)} steps left)"])
