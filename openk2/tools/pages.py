@@ -23,10 +23,11 @@ class Page:
 
 
 class Pages:
-    """`folder`: where they are kept; None keeps them in memory only. `taken`: ids that other documents have."""
+    """`folder`: where they are kept; None keeps them in memory only."""
 
-    def __init__(self, folder: Path | None = None, taken: Callable[[str], bool] = lambda _: False) -> None:
-        self.folder, self.taken = folder, taken
+    def __init__(self, folder: Path | None = None) -> None:
+        self.folder = folder
+        self.taken: Callable[[str], bool] = lambda _: False  # whether another document has an id
         self._pages: dict[str, Page] = {}
         files = folder.glob("*.json") if folder and folder.is_dir() else ()
         for path in sorted(files, key=lambda path: [int(n) for n in re.findall(r"\d+", path.stem)][-1:]):
@@ -43,12 +44,10 @@ class Pages:
     def get(self, id: str) -> Page | None:
         return self._pages.get(id)
 
-    def at(self, url: str) -> Page | None:
-        """The page that was read last at a URL."""
-        return next((page for id, page in reversed(self._pages.items()) if page.url == url and is_page(id)), None)
-
-    def all(self) -> list[Page]:
-        return list(self._pages.values())
+    def at(self, url: str, kind: str = "web") -> Page | None:
+        """The page that was read last at a URL, or the last hit (`kind` hit)."""
+        same = (p for id, p in reversed(self._pages.items()) if p.url == url and id.startswith(f"{kind}-"))
+        return next(same, None)
 
     def add(self, kind: str, url: str, title: str, lines: tuple[str, ...]) -> Page:
         """A new page (`kind` web) or hit; the same one again where nothing has changed."""

@@ -41,11 +41,9 @@ class Web:
         provenance: Provenance | None = None,
         allow: Sequence[str] = (),
         transport: httpx.AsyncBaseTransport | None = None,
-        index: Index | None = None,
     ) -> None:
         self.engine = engine
-        self.index = index
-        self.pages = Pages(pages, lambda id: index is not None and index.document(id) is not None)
+        self.pages = Pages(pages)
         self.provenance = provenance or Provenance()
         self.allow, self._transport = tuple(allow), transport
 
@@ -80,30 +78,38 @@ class Web:
         return pages
 
     async def known(self, id: str) -> Page | None:
-        """The page that `id` names: a page or hit of this run (a hit is read in full), or a URL. None: neither."""
+        """The page that `id` names: one of this run by its id or URL. A search hit is read in full. None: neither.
+
+        A URL that this run has not found is not read here: that is `fetch`'s, which a person may have a say in.
+        """
         if "://" in id:
             url = str(net.checked(id))
-            return self.pages.at(url) or await self.page(url)
-        page = self.pages.get(id)
-        if page is None or is_page(id):
+            page = self.pages.at(url) or self.pages.at(url, "hit")
+            if page is None:
+                raise ToolError(f"{url} was not read or found in this run; read it with fetch.")
+        else:
+            page = self.pages.get(id)
+        if page is None or is_page(page.document.id):
             return page
         return self.pages.at(page.url) or await self.page(page.url)
-
-    def mentions(self, url: str) -> bool:
-        """Whether a page or a search of this run named the URL: it was not made up by the model."""
-        pages = self.pages.all()
-        return any(page.url == url or any(url in line.split() for line in page.document.lines) for page in pages)
 
     def shown(self, page: Page, text: str) -> ToolResult:
         return ToolResult(self.provenance.wrap(text, f"web page {page.url}"), source=page.url)
 
 
-def web_tools(web: Web, *, page_chars: int = PAGE_CHARS) -> dict[str, Tool]:
-    """The tools `search`, `open`, `find` and `fetch` over the web and, where `web.index` is given, the documents."""
-    documents = search_tools(web.index, page_chars=page_chars) if web.index else {}
+def web_tools(
+    web: Web, index: Index | None = None, *, page_chars: int = PAGE_CHARS, private: bool = False
+) -> dict[str, Tool]:
+    """The tools `search`, `open`, `find` and `fetch` over the web and, where there is an `index`, the documents.
+
+    `private`: the documents are the person's own. Only `search` and `fetch` send what they are given away. A result
+    with text from outside has its URL as `source`.
+    """
+    web.pages.taken = lambda id: index is not None and index.document(id) is not None
+    documents = search_tools(index, page_chars=page_chars, private=private) if index else {}
     mark = web.provenance
 
-    @tool(idempotent=True, timeout=SECONDS, egress=True, untrusted=True)
+    @tool(idempotent=True, timeout=SECONDS, egress=True, private=private)
     async def search(query: str, k: int = 3) -> ToolResult:
         """Search the documents and the web for their best lines, each as [id:line] text under its title.
 
@@ -115,39 +121,39 @@ def web_tools(web: Web, *, page_chars: int = PAGE_CHARS) -> dict[str, Tool]:
         found = await web.hits(query, k)
         hits = [Hit(page.document.id, 1, f"{page.document.title} ({page.url})", _joined(page)) for page in found]
         parts = []
-        if web.index and (own := await asyncio.to_thread(web.index.search, query, k)):
+        if index and (own := await asyncio.to_thread(index.search, query, k)):
             parts.append(format_hits(own))
         if hits:
             parts.append(mark.wrap(format_hits(hits, SNIPPET_WIDTH), "results of a web search"))
-        return ToolResult("\n".join(parts) or format_hits([]), source="web search" if hits else "")
+        return ToolResult("\n".join(parts) or format_hits([]), source=found[0].url if found else "")
 
-    @tool(idempotent=True, timeout=SECONDS, egress=True, untrusted=True)
+    @tool(idempotent=True, timeout=SECONDS, private=private)
     async def open(id: str, line: int = 1) -> ToolResult:
         """Read a document or a web page from a line on, each line as [id:line] text.
 
         Args:
-            id: The document, as in a search hit, or the URL of a page.
+            id: The document, as in a search hit, or the URL of a page that was found or fetched.
             line: The first line to read.
         """
         if page := await web.known(mark_of(id)):
             return web.shown(page, _head(page, line) + format_open(page.document, line, page_chars))
-        return _or_none(await asyncio.to_thread(documents["open"], id, line) if documents else None, id)
+        return ToolResult(await asyncio.to_thread(_document(documents, "open", id), id, line))
 
-    @tool(idempotent=True, timeout=SECONDS, egress=True, untrusted=True)
+    @tool(idempotent=True, timeout=SECONDS, private=private)
     async def find(id: str, pattern: str) -> ToolResult:
         """Show the lines of one document or web page that contain a text, letter case aside.
 
         Args:
-            id: The document, as in a search hit, or the URL of a page.
+            id: The document, as in a search hit, or the URL of a page that was found or fetched.
             pattern: The text to find.
         """
         if page := await web.known(mark_of(id)):
             return web.shown(page, format_find(page.document, pattern))
-        return _or_none(await asyncio.to_thread(documents["find"], id, pattern) if documents else None, id)
+        return ToolResult(await asyncio.to_thread(_document(documents, "find", id), id, pattern))
 
     @tool(idempotent=True, timeout=SECONDS, egress=True, untrusted=True)
     async def fetch(url: str) -> ToolResult:
-        """Read a web page, PDF, JSON or text file anew, each line as [id:line] text; open and find go on from there.
+        """Read a web page, PDF, JSON or text file, each line as [id:line] text; open and find go on from there.
 
         Args:
             url: The address, beginning with https:// or http://.
@@ -155,11 +161,13 @@ def web_tools(web: Web, *, page_chars: int = PAGE_CHARS) -> dict[str, Tool]:
         page = await web.page(url)
         return web.shown(page, _head(page, 1) + format_open(page.document, 1, page_chars))
 
-    if web.engine is None and web.index:
-        search = replace(documents["search"], private=False)
-    elif web.index is None:
-        search = replace(search, description=search.description.replace("the documents and the web", "the web"))
-    return {made.name: made for made in (search, open, find, fetch) if web.engine or web.index or made.name != "search"}
+    made = {made.name: made for made in (search, open, find, fetch)}
+    if web.engine is None:
+        del made["search"]
+        return made | ({"search": documents["search"]} if documents else {})
+    if index is None:
+        made["search"] = replace(search, description=search.description.replace("the documents and the web", "the web"))
+    return made
 
 
 SNIPPET_WIDTH = 300  # characters of a web hit: there is no line to open for the rest of it
@@ -177,7 +185,7 @@ def _head(page: Page, line: int) -> str:
     return f"{page.document.title}\n" if line <= 1 and page.document.title != page.url else ""
 
 
-def _or_none(text: str | None, id: str) -> ToolResult:
-    if text is None:
-        raise ToolError(f"No document {mark_of(id)}. Search first, or give a URL.")
-    return ToolResult(text)
+def _document(documents: dict[str, Tool], name: str, id: str) -> Tool:
+    if not documents:
+        raise ToolError(f"No page {mark_of(id)}. Search first, or fetch a URL.")
+    return documents[name]
