@@ -202,8 +202,8 @@ def test_what_is_no_file_does_not_block(place: Path, tools: dict[str, Tool]) -> 
             os.chdir(here)
         begin = time.monotonic()
         for path, says in (("pipe", "a pipe"), ("sock", "a socket"), (".", "a folder")):
-            for name, more in (("read_file", {}), ("write_file", {"content": "x"}), ("edit_file", {"old": "a", "new": ""}),
-                               ):  # fmt: skip
+            calls = (("read_file", {}), ("write_file", {"content": "x"}), ("edit_file", {"old": "a", "new": ""}))
+            for name, more in calls:
                 result = run(tools[name], path=path, **more)
                 assert result.is_error and says in result.content, result.content
         assert run(tools["grep"], pattern="x").content == "No line matches." and time.monotonic() - begin < 8
