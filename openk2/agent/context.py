@@ -110,9 +110,8 @@ def hideable(state: State, upto: int) -> int:
 
 def restart(state: State, cut: ContextCut) -> list[Message]:
     """The beginning of a conversation that was cut: what the person said, the plan, the notes, what was found."""
-    sent = [entry.message for entry in state.put_away if entry.message.role == "system"]
     if not state.habits.steer:
-        return [*sent, *(entry.message for entry in state.put_away if entry.seq == state.turn)]
+        return [*state.restart, *(entry.message for entry in state.put_away if entry.seq == state.turn)]
     parts = _asked(state)
     steps = sum(reply.seq <= cut.upto for reply in state.replies)
     parts.append(f"(You have worked on this for {steps} steps; the conversation so far was put away to make room.)")
@@ -123,7 +122,7 @@ def restart(state: State, cut: ContextCut) -> list[Message]:
     if cut.kind == "fresh":
         parts.append(_findings(state))
     parts.append('find(id="run", pattern=...) searches all that was shown and said in this run.')
-    return [*sent, Message("user", "\n\n".join(part for part in parts if part))]
+    return [*state.restart, Message("user", "\n\n".join(part for part in parts if part))]
 
 
 def _asked(state: State) -> list[str]:

@@ -133,6 +133,8 @@ class State:
         elif isinstance(event, UserSaid):
             if self.finished:
                 self.turn, self.spent = event.seq, Spending()
+                if not self.habits.steer:
+                    self._put_away(event.seq)
             self.finished = None
             self._said(event.seq, event.text)
         elif isinstance(event, ReplyReceived):
@@ -279,9 +281,13 @@ class State:
         self.cuts.append(event)
         self.cut_at = event.seq
         if event.kind != "hide":
-            self.put_away += [entry for entry in self.entries if entry.seq <= event.upto]
-            self.entries = [entry for entry in self.entries if entry.seq > event.upto]
+            self._put_away(event.upto)
             self.restart = restart(self, event)
+
+    def _put_away(self, upto: int) -> None:
+        self.put_away += [entry for entry in self.entries if entry.seq <= upto]
+        self.entries = [entry for entry in self.entries if entry.seq > upto]
+        self.restart = [entry.message for entry in self.put_away if entry.message.role == "system"]
 
     def _guard(self, event: Guarded) -> None:
         self.guards.append(event)
