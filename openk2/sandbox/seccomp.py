@@ -1,6 +1,6 @@
 """The system-call filter, assembled by hand as classic BPF for x86_64 and aarch64: nothing has to be installed.
 
-Refused are: every socket but a connected pair, new namespaces, mounts, tracing, kernel keys, io_uring, bpf, performance
+Refused are: every socket but a connected pair (and TCP in a box that has a network of its own), new namespaces, mounts, tracing, kernel keys, io_uring, bpf, performance
 counters, handles, shared memory outside the memory limit, signals sent by handle, and every call younger than the list.
 Calls that Landlock does not govern (chmod, utime, truncate by path) are refused or do nothing.
 
@@ -53,6 +53,9 @@ DENIED = (
     "inotify_add_watch", "memfd_create", "shmget", "shmat", "shmctl", "semget", "semctl", "msgget", "msgctl",
     "mq_open", "mq_unlink", "seccomp", "nfsservctl",
 )  # fmt: skip
+# What a box with a network of its own may do beside: TCP, which there leads to its own loopback and no further.
+OF_A_NETWORK = ("socket", "bind", "listen", "accept", "accept4", "connect")
+AF_INET, AF_INET6, SOCK_STREAM = 2, 10, 1
 # Libraries copy modes and times after copying a file and fail if they cannot: these succeed and change nothing.
 IGNORED = ("chmod", "fchmodat", "utime", "utimes", "futimesat", "utimensat")
 UNSUPPORTED = ("setxattr", "lsetxattr", "fsetxattr", "removexattr", "lremovexattr", "fremovexattr")
@@ -80,7 +83,7 @@ def supported(machine: str | None = None) -> bool:
     return (machine or os.uname().machine) in _MACHINES
 
 
-def box_filter(machine: str | None = None) -> bytes:
+def box_filter(machine: str | None = None, *, network: bool = False) -> bytes:
     """The filter of the whole box. Raises KeyError for a machine it is not written for."""
     audit, column = _MACHINES[machine or os.uname().machine]
     code = _preamble(audit)
@@ -91,7 +94,7 @@ def box_filter(machine: str | None = None) -> bytes:
     code += [(_JGE, 0, 1, FIRST_YOUNG), _deny(errno.ENOSYS)]
     for names, answer in ((DENIED, errno.EPERM), (IGNORED, 0), (UNSUPPORTED, errno.EOPNOTSUPP)):
         for name in names:
-            if (number := CALLS[name][column]) is not None:
+            if (number := CALLS[name][column]) is not None and not (network and name in OF_A_NETWORK):
                 code += [(_JEQ, 0, 1, number), _deny(answer)]
     blocks: dict[str, list[Instruction]] = {
         "clone": [_argument(0), *_if_bits(NAMESPACES)],
@@ -105,6 +108,11 @@ def box_filter(machine: str | None = None) -> bytes:
         "openat": [*_truncating(2), _argument(3), *_if_bits(SET_ID_BITS)],
         "prlimit64": [_argument(0), (_JEQ, 1, 0, 0), _deny(errno.EPERM)],
     }
+    if network:
+        family = [_argument(0), (_JEQ, 2, 0, AF_INET), (_JEQ, 1, 0, AF_INET6), _deny(errno.EPERM)]
+        kind = [_argument(1), (_AND, 0, 0, 0xF), (_JEQ, 1, 0, SOCK_STREAM), _deny(errno.EPERM)]
+        protocol = [_argument(2), (_JEQ, 2, 0, 0), (_JEQ, 1, 0, 6), _deny(errno.EPERM)]
+        blocks["socket"] = [*family, *kind, *protocol]
     return _assemble(code + _blocks(blocks, column))
 
 
