@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 # because Python keeps the compiled form of imported files only.
 LAUNCH = "import sys; sys.path.insert(0, sys.argv[1]); from openk2.sandbox import confine; confine.main()"
 _SIGKILL = 9
-_KEEP_CAPABILITIES, _CHILD_SUBREAPER = 8, 36  # linux/prctl.h
+_SET_SECUREBITS, _CHILD_SUBREAPER, _AMBIENT, _AMBIENT_RAISE = 28, 36, 47, 2  # linux/prctl.h
+_NO_SETUID_FIXUP_LOCKED = 0b1100  # linux/securebits.h
+_DAC_READ_SEARCH, _CAPABILITY_VERSION_3 = 2, 0x20080522  # linux/capability.h
 LINUX = os.uname().sysname == "Linux"
 
 
@@ -85,17 +87,21 @@ def _become(user: int, keep_reading: bool) -> None:
     import struct
 
     libc = ctypes.CDLL(None, use_errno=True)
-    dac_read_search, version_3 = 2, 0x20080522
-    if keep_reading:
-        libc.prctl(_KEEP_CAPABILITIES, 1, 0, 0, 0)
+
+    def done(result: int, what: str) -> None:
+        if result != 0:
+            raise OSError(ctypes.get_errno(), f"{what} was refused")
+
+    mask = 1 << _DAC_READ_SEARCH if keep_reading else 0
+    if keep_reading:  # or else access(2) answers as if we could not
+        done(libc.prctl(_SET_SECUREBITS, _NO_SETUID_FIXUP_LOCKED, 0, 0, 0), "keeping a capability")
     os.setgroups([])
     os.setresgid(user, user, user)
     os.setresuid(user, user, user)
-    if keep_reading:
-        mask = 1 << dac_read_search
-        header, data = struct.pack("=Ii", version_3, 0), struct.pack("=6I", mask, mask, 0, 0, 0, 0)
-        if libc.capset(header, data) != 0:
-            raise OSError(ctypes.get_errno(), "capset was refused")
+    header, data = struct.pack("=Ii", _CAPABILITY_VERSION_3, 0), struct.pack("=6I", mask, mask, mask, 0, 0, 0)
+    done(libc.capset(header, data), "giving up capabilities")
+    if keep_reading:  # for the programs that the code starts
+        done(libc.prctl(_AMBIENT, _AMBIENT_RAISE, _DAC_READ_SEARCH, 0, 0), "keeping a capability")
     if os.getuid() != user or os.geteuid() != user:
         raise OSError("the box could not drop root")
 

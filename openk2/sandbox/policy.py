@@ -36,7 +36,7 @@ class Policy:
 
 # Allow-lists only: a list of what is forbidden can always be walked around (/proc/self/root, ld.so, copies).
 SYSTEM_PATHS = ("/usr", "/lib", "/lib32", "/lib64", "/bin", "/sbin", "/etc/alternatives", "/etc/ld.so.cache")
-SYSTEM_FILES = ("/etc/localtime",)
+SYSTEM_FILES = ("/etc/localtime", "/etc/fonts")
 DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom")
 NIX_STORE = "/nix/store"  # programs there are linked against each other
 

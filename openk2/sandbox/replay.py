@@ -4,6 +4,8 @@ The rule, statement by statement at the top level of each call:
 - A call that raised is repeated up to the statement that raised; one that was stopped is not repeated at all.
 - Files are there already. What a statement writes goes to a nameless scratch file; deleting, renaming and making
   folders do nothing; sleeping takes no time. Reading reads what is there now.
+- Files left open for writing are closed in the end: what would be written to them later is not to be lost silently.
+- Imports are repeated with all they do.
 - A statement that starts a process, opens a connection or changes files in another way is left out from there on.
 - A statement that raises now, though it did not then, is left out; the rest of its call is still tried.
 
@@ -15,6 +17,7 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import suppress
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -60,12 +63,14 @@ class _Guard:
         self.active = False
         self._scratch = False
         self._patched: list[tuple[Any, str, Any]] = []
+        self._handles: list[tuple[int, int]] = []  # of scratch files, with their inodes
+        self._files: list[Any] = []  # weak references to the file objects on them
         sys.addaudithook(self._hear)
 
     def _hear(self, event: str, arguments: tuple[Any, ...]) -> None:
         if not self.active or (reason := _REFUSED.get(event)) is None:
             return
-        if event == "open" and (self._scratch or not arguments[2] & _WRITING or arguments[0] == os.devnull):
+        if event == "open" and (self._scratch or isinstance(arguments[0], int) or not arguments[2] & _WRITING):
             return
         if event == "sqlite3.connect" and arguments[0] == ":memory:":
             return
@@ -98,6 +103,23 @@ class _Guard:
             setattr(module, name, real)
         self._patched.clear()
 
+    def close_scratch(self) -> int:
+        """Close what is still open of the scratch files, because what is written there is lost; how many that were."""
+        open_files = [file for made in self._files if (file := made()) is not None and not file.closed]
+        for file in open_files:
+            with suppress(OSError):
+                file.close()
+        closed = len(open_files)
+        for handle, inode in self._handles:
+            with suppress(OSError):
+                about = os.fstat(handle)
+                if about.st_nlink == 0 and about.st_ino == inode:
+                    os.close(handle)
+                    closed += 1
+        self._files.clear()
+        self._handles.clear()
+        return closed
+
     def _patch(self, module: Any, name: str, instead: Callable[..., Any]) -> None:
         """Put `instead` in its place. What the code imports by name meanwhile keeps working like the real one later."""
         real = getattr(module, name)
@@ -109,6 +131,8 @@ class _Guard:
         setattr(module, name, function)
 
     def _opener(self, real: Callable[..., Any]) -> Callable[..., Any]:
+        import weakref
+
         def opened(file: Any, mode: str = "r", *args: Any, **named: Any) -> Any:
             if isinstance(file, int) or file == os.devnull or not set(mode) & set("wax+"):
                 return real(file, mode, *args, **named)
@@ -118,7 +142,9 @@ class _Guard:
                     while data := source.read(1 << 20):
                         os.write(handle, data)
                 os.lseek(handle, 0, os.SEEK_SET)
-            return real(handle, mode.replace("x", "w"), *args, **named)
+            made = real(handle, mode.replace("x", "w"), *args, **named)
+            self._files.append(weakref.ref(made))
+            return made
 
         return opened
 
@@ -128,7 +154,9 @@ class _Guard:
                 return real(path, flags, *args, **named)
             self._scratch = True
             try:
-                return real(".", os.O_TMPFILE | os.O_RDWR)
+                handle = real(".", os.O_TMPFILE | os.O_RDWR)
+                self._handles.append((handle, os.fstat(handle).st_ino))
+                return handle
             except OSError as error:  # the file system has no nameless files
                 raise Unrepeatable(_REFUSED["open"]) from error
             finally:
@@ -146,7 +174,6 @@ def replay(request: str, namespace: dict[str, Any], after_call: Callable[[], Non
     `request`: JSON with `calls`, each a pair of the code and the number of its statements to repeat (null: all of
     them), and `seconds`, the time for it.
     """
-    import contextlib
     import json
     import signal
 
@@ -163,18 +190,20 @@ def replay(request: str, namespace: dict[str, Any], after_call: Callable[[], Non
     outputs, null = [(number, os.dup(number)) for number in (1, 2)], os.open(os.devnull, os.O_WRONLY)
     for number, _ in outputs:
         os.dup2(null, number)
-    session = _Session(namespace)
+    session = _Session(namespace, _guards[0])
     try:
         signal.setitimer(signal.ITIMER_REAL, asked["seconds"], 0.5)  # again, should the code catch the first
         with _guards[0]:
             for number, (code, done) in enumerate(calls, 1):
                 session.repeat(number, code, done)
-                after_call()
+                with suppress(Unrepeatable, Exception):
+                    after_call()
     except OutOfTime:
         session.out_of_time(calls)
     finally:
         signal.signal(signal.SIGALRM, before)
-        with contextlib.suppress(Exception):  # the code may have closed it
+        session.closed(_guards[0].close_scratch())
+        with suppress(Exception):  # the code may have closed it
             sys.stdout.flush()
         for number, kept in outputs:
             os.dup2(kept, number)
@@ -184,8 +213,8 @@ def replay(request: str, namespace: dict[str, Any], after_call: Callable[[], Non
 
 
 class _Session:
-    def __init__(self, namespace: dict[str, Any]):
-        self._namespace = namespace
+    def __init__(self, namespace: dict[str, Any], guard: _Guard):
+        self._namespace, self._guard = namespace, guard
         self._wanted: set[str] = set()  # names that a statement left out would have bound
         self._notes: list[str] = []
         self._at = (0, 0)  # the call and the statement that is running
@@ -200,6 +229,8 @@ class _Session:
         flags = _future_flags(body)
         for index, statement in enumerate(body):
             self._at = number, index
+            # A library may start processes and write caches when it is imported, and cannot be used half imported.
+            self._guard.active = not isinstance(statement, (ast.Import, ast.ImportFrom))
             try:
                 program = compile(ast.Module([statement], []), "<python>", "exec", flags, dont_inherit=True)
                 exec(program, self._namespace)
@@ -209,6 +240,10 @@ class _Session:
                 self._wanted |= set(_bound(statement))
                 text = str(error) if isinstance(error, Unrepeatable) else f"raises {type(error).__name__}"
                 self._notes.append(f"a statement of call {number} ({text})")
+
+    def closed(self, files: int) -> None:
+        if files:
+            self._notes.append(f"{files} file{'s' * (files != 1)} that stayed open for writing (closed now)")
 
     def out_of_time(self, calls: list[tuple[str, int | None]]) -> None:
         import ast
