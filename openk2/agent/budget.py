@@ -1,66 +1,171 @@
-"""What a run may use, and how much of it the log shows as used: steps, tokens, seconds.
+"""What a run may use: steps, tokens, thinking tokens a step, seconds, money.
 
 A step is one reply of the model. Tokens are those that the model writes, thinking included. Seconds are those in which
-the run was being worked on: the time between a stop and a resume does not count.
+the run was being worked on. Money is US dollars, by the price of the provider.
+
+A `Ledger` reserves before each reply what it may cost at most, so that many paths together stay within one budget, and
+keeps back enough for a last answer.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-from openk2.agent.context import replies
-from openk2.agent.events import BudgetSpent, Event, RunResumed, RunStarted
-from openk2.providers.base import Usage
+from openk2.agent.events import BudgetSpent
+from openk2.agent.state import Spending
+from openk2.errors import UserError
+from openk2.providers.base import Price, Usage
+
+REPLY_TOKENS = 32_768  # what a reply may take of a budget of tokens or money where nothing else says so
+LAST_TOKENS = 2048  # kept back for the last answer: these, or an eighth of a small budget
+LAST_SECONDS = 30.0
+LEAST_TOKENS = 16  # a reply of fewer says nothing
+AXES = ("steps", "tokens", "thinking", "seconds", "money")
 
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """None is without limit."""
+    """None is without limit. `thinking` is for each step, the others for the whole run (in a chat: for each answer)."""
 
     steps: int | None = None
     tokens: int | None = None
+    thinking: int | None = None
     seconds: float | None = None
+    money: float | None = None
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
 
-    def tokens_left(self, events: Sequence[Event]) -> int | None:
-        return None if self.tokens is None else max(0, self.tokens - usage(events).completion)
-
-    def seconds_left(self, events: Sequence[Event]) -> float | None:
-        """Counted until now, so it is only meaningful while the run is being worked on."""
-        return None if self.seconds is None else max(0.0, self.seconds - seconds(events, time.time()))
-
-    def spent(self, events: Sequence[Event]) -> BudgetSpent | None:
-        """The axis that leaves no room for another reply."""
-        used = {
-            "steps": (self.steps, len(replies(events))),
-            "tokens": (self.tokens, usage(events).completion),
-            "seconds": (self.seconds, seconds(events, time.time())),
-        }
-        for axis, (limit, value) in used.items():
-            if limit is not None and value >= limit:
-                return BudgetSpent(axis=axis, limit=limit, used=round(value, 3))
-        return None
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Budget:
+        known = {item.name for item in fields(cls)}
+        return cls(**{name: value for name, value in data.items() if name in known})
 
 
-def usage(events: Sequence[Event]) -> Usage:
-    """The sum over all replies."""
-    return sum((reply.usage for reply in replies(events)), Usage())
+class Spent(Exception):
+    """A budget leaves no room for what was to be done next."""
+
+    def __init__(self, axis: str, limit: float, used: float) -> None:
+        super().__init__(f"{limit:g} {axis}")
+        self.axis, self.limit, self.used = axis, limit, used
+
+    def event(self) -> BudgetSpent:
+        return BudgetSpent(axis=self.axis, limit=self.limit, used=round(self.used, 6))
 
 
-def seconds(events: Sequence[Event], now: float | None = None) -> float:
-    """Seconds of work that the log shows, and up to `now` where that is given."""
-    total, begin, last = 0.0, None, 0.0
-    for event in events:
-        if isinstance(event, RunStarted | RunResumed):
-            if begin is not None:
-                total += last - begin
-            begin = event.ts
-        last = event.ts
-    if begin is None:
-        return 0.0
-    return max(0.0, total + (now or last) - begin)
+@dataclass(slots=True)
+class Grant:
+    """What one reply may use; `tokens` None is without limit. Give it back with `Ledger.settle`."""
+
+    tokens: int | None
+    held_tokens: int = 0
+    held_money: float = 0.0
+
+
+class Ledger:
+    """What is used and what is reserved, of one run and, through `parent`, of all that it is part of.
+
+    `saves`: keep back a last step, some tokens, time and money for an answer that ends the run.
+    """
+
+    def __init__(
+        self,
+        budget: Budget,
+        spent: Spending | None = None,
+        *,
+        parent: Ledger | None = None,
+        saves: bool = False,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        spent = spent or Spending()
+        self.budget, self.parent, self.saves = budget, parent, saves
+        self.steps, self.tokens, self.money = spent.steps, spent.usage.completion, spent.usage.money or 0.0
+        self._held_steps, self._held_tokens, self._held_money = 0, 0, 0.0
+        self._clock = clock
+        self._began = clock() - spent.seconds
+
+    @property
+    def seconds(self) -> float:
+        return self._clock() - self._began
+
+    def seconds_left(self, *, last: bool = False) -> float | None:
+        """Until the run has to end, or has to turn to its last answer; over all that it is part of."""
+        left = [ledger._seconds_left(last) for ledger in self._chain()]
+        known = [value for value in left if value is not None]
+        return min(known) if known else None
+
+    def check_time(self, *, last: bool = False) -> None:
+        """Raises Spent when the time is over."""
+        for ledger in self._chain():
+            left = ledger._seconds_left(last)
+            if left is not None and left <= 0:
+                raise Spent("seconds", ledger.budget.seconds or 0.0, ledger.seconds)
+
+    def check(self, prompt: int, price: Price | None) -> None:
+        """Raises Spent where there is no room for another reply."""
+        self.settle(self.reserve(prompt=prompt, price=price), None)
+
+    def reserve(self, *, prompt: int, price: Price | None, wanted: int | None = None, last: bool = False) -> Grant:
+        """Room for one reply to `prompt` tokens. Raises Spent, naming the axis; UserError where money has no price."""
+        self.check_time(last=last)
+        caps = [cap for ledger in self._chain() for cap in ledger._caps(prompt, price, last)]
+        if not caps:
+            for ledger in self._chain():
+                ledger._held_steps += 1
+            return Grant(wanted)
+        tokens = min(*caps, wanted or REPLY_TOKENS)
+        money = price.cost(Usage(prompt=prompt, completion=tokens)) if price else 0.0
+        for ledger in self._chain():
+            ledger._held_steps += 1
+            ledger._held_tokens += tokens
+            ledger._held_money += money
+        return Grant(tokens, tokens, money)
+
+    def settle(self, grant: Grant, usage: Usage | None) -> None:
+        """The reply has come, or will not come (None)."""
+        for ledger in self._chain():
+            ledger._held_steps -= 1
+            ledger._held_tokens -= grant.held_tokens
+            ledger._held_money -= grant.held_money
+            if usage is not None:
+                ledger.steps += 1
+                ledger.tokens += usage.completion
+                ledger.money += usage.money or 0.0
+
+    def _chain(self) -> list[Ledger]:
+        return [self, *(self.parent._chain() if self.parent else ())]
+
+    def _seconds_left(self, last: bool) -> float | None:
+        limit = self.budget.seconds
+        if limit is None:
+            return None
+        kept = min(LAST_SECONDS, limit / 8) if self.saves and not last else 0.0
+        return max(0.0, limit - kept - self.seconds)
+
+    def _caps(self, prompt: int, price: Price | None, last: bool) -> list[int]:
+        """The most tokens that each axis still allows for a reply. Raises Spent where one allows none."""
+        budget, keeps = self.budget, self.saves and not last
+        if budget.steps is not None and self.steps + self._held_steps + keeps >= budget.steps:
+            raise Spent("steps", budget.steps, self.steps)
+        caps: list[int] = []
+        if budget.tokens is not None:
+            kept = min(LAST_TOKENS, budget.tokens // 8) if keeps else 0
+            left = budget.tokens - kept - self.tokens - self._held_tokens
+            if left < (LEAST_TOKENS if keeps else 1):
+                raise Spent("tokens", budget.tokens, self.tokens)
+            caps.append(left)
+        if budget.money is not None:
+            if price is None:
+                raise UserError("The price of this model is not known, so its cost has no limit; say it with --price.")
+            least = price.cost(Usage(prompt=prompt, completion=LEAST_TOKENS))
+            kept = min(price.cost(Usage(prompt=prompt, completion=LAST_TOKENS)), budget.money / 4) if keeps else 0.0
+            left_money = budget.money - kept - self.money - self._held_money
+            if left_money < least:
+                raise Spent("money", budget.money, self.money)
+            a_token = price.cost(Usage(completion=1_000_000)) / 1e6
+            reading = price.cost(Usage(prompt=prompt))
+            caps.append(int((left_money - reading) / a_token) if a_token else REPLY_TOKENS)
+        return caps

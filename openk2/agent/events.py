@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Literal
 from openk2.chat.messages import Message
 from openk2.providers.base import FinishReason, Usage
 
-RunReason = Literal["stop", "length", "budget", "empty"]
+RunReason = Literal["stop", "length", "budget", "empty", "stuck"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,7 +26,11 @@ class Event:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunStarted(Event):
-    """The question and everything needed to build the run again: `setup` is `Setup.to_json()`."""
+    """The question and everything needed to build the run again: `setup` is `Setup.to_json()`.
+
+    `habits` is `Habits.to_json()`: what the loop does of itself, as checks and cuts of the context. `parent` is the run
+    that this one is a path or a helper of.
+    """
 
     type: ClassVar[str] = "run.started"
     run: str
@@ -36,6 +40,8 @@ class RunStarted(Event):
     setup: dict[str, Any] = field(default_factory=dict)
     budget: dict[str, float | None] = field(default_factory=dict)
     limits: dict[str, Any] = field(default_factory=dict)
+    habits: dict[str, Any] = field(default_factory=dict)
+    parent: str = ""
     version: str = ""
 
 
@@ -45,14 +51,39 @@ class RunResumed(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class UserSaid(Event):
+    """What the person says after the question: while the run works (steering), or as the next turn of a chat."""
+
+    type: ClassVar[str] = "user"
+    text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ReplyReceived(Event):
-    """One whole message of the model. On disk before any of its calls starts."""
+    """One whole message of the model. On disk before any of its calls starts.
+
+    `purpose`: "step" is the run's own; "answer" the last one, asked for when a budget ends; "notes" what the model
+    keeps of a conversation that is about to be cut. `request` is a digest of what the model was sent.
+    """
 
     type: ClassVar[str] = "reply"
     message: Message
     usage: Usage
     finish_reason: FinishReason
     seconds: float
+    purpose: Literal["step", "answer", "notes"] = "step"
+    request: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Approval(Event):
+    """The person's word on one call, before it runs. `why` is what they were told."""
+
+    type: ClassVar[str] = "approval"
+    reply: int
+    index: int
+    allowed: bool
+    why: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,7 +100,11 @@ class ToolStarted(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ToolFinished(Event):
-    """`content` is what the model is told. A refused call has this event and no `tool.started`."""
+    """`content` is all that the tool gave. A refused call has this event and no `tool.started`.
+
+    `invalid`: the call could not be run as it was written. `origin`: "outside" where the text was written by
+    strangers (web, MCP), "private" where it is the person's own. `files`: what was made in the workspace.
+    """
 
     type: ClassVar[str] = "tool.finished"
     reply: int
@@ -78,6 +113,69 @@ class ToolFinished(Event):
     name: str
     content: str
     is_error: bool
+    seconds: float
+    invalid: bool = False
+    origin: Literal["", "outside", "private"] = ""
+    source: str = ""
+    files: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ContextCut(Event):
+    """From now on the model sees less of what came up to event `upto`; nothing of it is lost, handles open it.
+
+    "hide": outputs of tools are hidden, thinking and calls stay. "notes": all of it is replaced by `notes`.
+    "fresh": the conversation begins again from the goal, the plan, `notes` and the list of findings.
+    """
+
+    type: ClassVar[str] = "context"
+    kind: Literal["hide", "notes", "fresh"]
+    upto: int
+    notes: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Guarded(Event):
+    """The run went in circles. `text` is what the model is told; "rollback" takes back the replies from `since` on."""
+
+    type: ClassVar[str] = "guard"
+    kind: str
+    action: Literal["nudge", "rollback", "stop"]
+    text: str
+    since: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Checked(Event):
+    """An answer was looked at before it went out. Where it is not `ok`, `text` is what the model is asked to do.
+
+    "audit" compares it with what the tools showed; "doubt" asks the model what would disprove it.
+    """
+
+    type: ClassVar[str] = "check"
+    kind: Literal["audit", "doubt"]
+    ok: bool
+    text: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChildStarted(Event):
+    """A run of this run's own: a path of heavy mode, its merge, a helper. `folder` is relative to this run's."""
+
+    type: ClassVar[str] = "child.started"
+    child: str
+    folder: str
+    task: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChildFinished(Event):
+    type: ClassVar[str] = "child.finished"
+    child: str
+    reason: str
+    answer: str
+    steps: int
+    usage: Usage
     seconds: float
 
 
@@ -98,6 +196,15 @@ class BudgetSpent(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class BudgetRaised(Event):
+    """The person gave more: `limit` is the new one of the axis, None is without limit."""
+
+    type: ClassVar[str] = "budget.raised"
+    axis: str
+    limit: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RunStopped(Event):
     """Ended before its answer, by the person or by an error; the run can be resumed."""
 
@@ -107,6 +214,8 @@ class RunStopped(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunFinished(Event):
+    """The answer. In a chat more may follow: the next `user` event opens the run again."""
+
     type: ClassVar[str] = "run.finished"
     reason: RunReason
     answer: str
@@ -118,7 +227,8 @@ class RunFinished(Event):
 _TYPES: dict[str, type[Event]] = {
     kind.type: kind
     for kind in (
-        RunStarted, RunResumed, ReplyReceived, ToolStarted, ToolFinished, Note, BudgetSpent, RunStopped, RunFinished,
+        RunStarted, RunResumed, UserSaid, ReplyReceived, Approval, ToolStarted, ToolFinished, ContextCut, Guarded,
+        Checked, ChildStarted, ChildFinished, Note, BudgetSpent, BudgetRaised, RunStopped, RunFinished,
     )
 }  # fmt: skip
 
@@ -147,8 +257,9 @@ def from_line(line: bytes) -> Event:
             values["message"] = Message.from_json(values["message"])
         if "usage" in values:
             values["usage"] = Usage.from_json(values["usage"])
-        if "tools" in values:
-            values["tools"] = tuple(values["tools"])
+        for name in ("tools", "files"):
+            if name in values:
+                values[name] = tuple(values[name])
         return kind(**values)
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"not an event: {error!r}") from None

@@ -1,7 +1,8 @@
 """The loop: ask the model, write its reply down, run its calls, write their results down, ask again.
 
-It holds no state of its own. Where it stands is read from the log, so a run that was killed goes on by calling `run`
-again: finished calls keep their results, a call in flight is repeated only if its tool says that this is safe.
+Where it stands is read from the log, so a run that was killed goes on by calling `run` again: finished calls keep their
+results, a call in flight is repeated only if its tool says that this is safe. What else a step may need stands in
+files of its own: `guard` (circles), `ladder` (the window), `verify` (the answer), `budget`, `calls` (running them).
 """
 
 from __future__ import annotations
@@ -11,46 +12,54 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import aclosing
 from dataclasses import replace
-from itertools import groupby, takewhile
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
-from openk2.agent import budget as ledger
-from openk2.agent import context
-from openk2.agent.budget import Budget
-from openk2.agent.context import Pending
+from openk2.agent import context, guard, ladder, prompts, verify
+from openk2.agent.budget import Budget, Ledger, Spent
+from openk2.agent.calls import Approve, Calls
 from openk2.agent.events import (
+    BudgetRaised,
+    BudgetSpent,
     Event,
+    Guarded,
     Note,
     ReplyReceived,
     RunFinished,
     RunReason,
     RunResumed,
     RunStopped,
-    ToolFinished,
-    ToolStarted,
+    UserSaid,
 )
 from openk2.agent.log import Log
-from openk2.chat.messages import ToolCall
+from openk2.agent.results import with_results
+from openk2.agent.state import State, limits
+from openk2.chat.messages import Message
 from openk2.errors import UserError
 from openk2.providers.base import Delta, Limits, Provider, Reply, WindowFull
-from openk2.tools.base import Tool, ToolResult
+from openk2.tools.base import Tool
 
 E = TypeVar("E", bound=Event)
 Watch = Callable[[Event | Delta], None]
-Approve = Callable[[ToolCall], Awaitable[bool]]
+More = Callable[[BudgetSpent], Awaitable[float | None]]
+Purpose = Literal["step", "answer", "notes"]
 
-INTERRUPTED = "interrupted, outcome unknown: this call was running when the process ended. Check before repeating it."
 NO_ANSWER = "The model thought about the question but wrote no answer; ask again, or in other words."
 NO_ROOM = (
     "No answer was reached before the conversation filled the model's window; ask a narrower question, or use a model"
     " with a longer window."
 )
+STUCK = "No answer was reached: the run went in circles. Ask in other words, or use a stronger model."
 EMPTY_REPLIES = 2  # in a row: the first is asked for again
 SECOND_TEMPERATURE = 0.7  # a greedy model would only repeat the empty reply
 
 
 class Loop:
-    """One run being worked on. `watch` sees every event and every delta; `approve` is asked where a tool wants it."""
+    """One run being worked on.
+
+    `watch` sees every event and every delta. `approve` is asked where a call needs a person's word; without it such
+    calls are refused. `more` is asked when a budget is spent: what it returns is added. `ledger` is the budget of what
+    this run is a part of.
+    """
 
     def __init__(
         self,
@@ -60,31 +69,40 @@ class Loop:
         *,
         watch: Watch = lambda _: None,
         approve: Approve | None = None,
+        more: More | None = None,
+        ledger: Ledger | None = None,
     ) -> None:
-        self.log, self.provider, self.tools = log, provider, tools
-        self.watch, self.approve = watch, approve
-        self.budget = Budget(**log.started.budget)  # type: ignore[arg-type]
-        self.limits = Limits(**log.started.limits)
+        self.log, self.provider, self.watch, self.more, self.parent = log, provider, watch, more, ledger
+        self.state = State.of(log.events)
+        self.tools = with_results(tools, lambda: self.state) if tools else {}
+        self.calls = Calls(self.tools, lambda: self.state, self._append, approve)
+        self.specs = [tool.spec() for tool in self.tools.values()]
         self.partial = ""  # content of the reply that is being written
+        self._said: list[str] = []
+
+    def steer(self, text: str) -> None:
+        """Say something to the model while it works; it reads it before its next reply."""
+        self._said.append(text)
 
     async def run(self) -> RunFinished:
         """Work until the answer. Raises CancelledError or UserError after writing down why; the run can go on later."""
         if self.log.finished:
             return self.log.finished
-        if len(self.log.events) > 1:
+        if len(self.log.events) > 1 and not isinstance(self.log.events[-1], UserSaid):
             self._append(RunResumed())
-        clock = asyncio.timeout(self.budget.seconds_left(self.log.events))
+        self._open_ledger()
         try:
-            async with clock:
-                return await self._steps()
-        except TimeoutError:
-            if not clock.expired():
-                raise
-            return self._finish_on_budget()
-        except WindowFull:
-            if not context.replies(self.log.events):  # the question itself is too long
-                raise
-            return self._finish("length", context.best_answer(self.log.events) or NO_ROOM)
+            while True:
+                clock = asyncio.timeout(self.ledger.seconds_left())
+                try:
+                    async with clock:
+                        return await self._steps()
+                except (Spent, TimeoutError) as end:
+                    if isinstance(end, TimeoutError) and not clock.expired():
+                        raise
+                    spent = end if isinstance(end, Spent) else self._out_of_time()
+                if not await self._raised(spent):
+                    return await self._end_on_budget(spent)
         except asyncio.CancelledError:
             self._append(RunStopped(why="cancelled"))
             raise
@@ -93,132 +111,169 @@ class Loop:
             raise
 
     async def _steps(self) -> RunFinished:
+        state = self.state
         while True:
-            made = context.replies(self.log.events)
-            empty = list(takewhile(lambda reply: context.is_empty(reply.message), reversed(made)))
-            if made and not empty and not made[-1].message.tool_calls:
-                return self._finish_on_answer(made[-1])
-            if self.budget.spent(self.log.events):
-                return self._finish_on_budget()
-            if len(empty) >= EMPTY_REPLIES:
-                return self._finish("empty", context.best_answer(self.log.events) or NO_ANSWER)
-            await self._answer_calls()
-            await self._ask(again=len(empty))
+            await self.calls.answer()
+            while self._said:
+                self._append(UserSaid(text=self._said.pop(0)))
+            if answer := state.answered:
+                if answer.finish_reason == "length":
+                    self.ledger.check(context.tokens(state), self.provider.price)
+                if check := verify.next_check(state):
+                    self._append(check)
+                if state.answered and not self._said:
+                    return self._finish("length" if answer.finish_reason == "length" else "stop", state.best_answer())
+                continue
+            if state.stuck:
+                return self._finish("stuck", state.best_answer() or STUCK)
+            if state.empty_replies >= EMPTY_REPLIES:
+                return self._finish("empty", state.best_answer() or NO_ANSWER)
+            if circle := guard.look(state):
+                self._append(circle)
+                continue
+            if ladder.due(state, self.provider.window) and not await self._make_room():
+                return self._finish("length", state.best_answer() or NO_ROOM)
+            try:
+                await self._ask()
+            except WindowFull:
+                if not state.replies:  # the question itself is too long
+                    raise
+                if not await self._make_room(forced=True):
+                    return self._finish("length", state.best_answer() or NO_ROOM)
 
-    async def _ask(self, again: int) -> None:
-        """One reply, on disk before anything depends on it."""
-        limits = self.limits
-        left = self.budget.tokens_left(self.log.events)
-        if left is not None:
-            limits = replace(limits, max_tokens=min(left, limits.max_tokens or left))
-        if again:
+    async def _ask(self, purpose: Purpose = "step", word: str = "") -> None:
+        """One reply, on disk before anything depends on it. `word` ends the conversation for this reply alone."""
+        state, last = self.state, purpose == "answer"
+        conversation = context.messages(state)
+        if word:
+            conversation.append(Message("user", word))
+        grant = self.ledger.reserve(
+            prompt=context.tokens(state), price=self.provider.price, wanted=self.limits.max_tokens, last=last
+        )
+        asked = replace(self.limits, max_tokens=grant.tokens)
+        if self.budget.thinking is not None:
+            asked = replace(asked, thinking_tokens=self.budget.thinking)
+        if word:
+            asked = replace(asked, tool_choice="none")
+        if again := state.empty_replies:
             self._append(Note(text="The reply held neither an answer nor a call; asking again."))
-            limits = replace(
-                limits, temperature=limits.temperature or SECOND_TEMPERATURE, seed=(limits.seed or 0) + again
-            )
-        specs = [tool.spec() for tool in self.tools.values()]
-        conversation = context.messages(self.log.events)
-        begin, reply, self.partial = time.monotonic(), None, ""
-        stream: Any = self.provider.stream(conversation, specs, limits)
-        async with aclosing(stream):
-            async for piece in stream:
-                if isinstance(piece, Reply):
-                    reply = piece
-                    break
-                if piece.kind == "retry":
-                    self.partial = ""
-                    self._append(Note(text=piece.text))
-                elif piece.kind == "content":
-                    self.partial += piece.text
-                self.watch(piece)
+            asked = replace(asked, temperature=asked.temperature or SECOND_TEMPERATURE, seed=(asked.seed or 0) + again)
+        begin, reply = time.monotonic(), None
+        try:
+            reply = await self._listen(self.provider.stream(conversation, self.specs, asked))
+        finally:
+            self.ledger.settle(grant, reply.usage if reply else None)
         if reply is None:
-            raise UserError(
-                f"The model {self.provider.name} ended its stream without a reply; resume the run to try again."
-            )
+            return
         self._append(
             ReplyReceived(
                 message=reply.message,
                 usage=reply.usage,
                 finish_reason=reply.finish_reason,
                 seconds=round(time.monotonic() - begin, 4),
+                purpose=purpose,
+                request=context.digest(conversation, self.specs),
             )
         )
         self.partial = ""
 
-    async def _answer_calls(self) -> None:
-        """Run what has no result yet. Neighbouring idempotent calls run together, all others one after another."""
-        waiting = context.pending(self.log.events)
-        for together, group in groupby(waiting, key=lambda p: self._idempotent(p.call.name)):
-            if together:
-                try:
-                    async with asyncio.TaskGroup() as tasks:
-                        for item in group:
-                            tasks.create_task(self._answer(item))
-                except BaseExceptionGroup as several:
-                    raise several.exceptions[0] from None
+    async def _listen(self, stream: Any) -> Reply | None:
+        """The reply at the end of a stream; None where it repeated itself without end and was stopped."""
+        babble, self.partial = guard.Babble(), ""
+        async with aclosing(stream):
+            async for piece in stream:
+                if isinstance(piece, Reply):
+                    return piece
+                if piece.kind == "retry":
+                    babble, self.partial = guard.Babble(), ""
+                    self._append(Note(text=piece.text))
+                elif piece.kind == "content":
+                    self.partial += piece.text
+                self.watch(piece)
+                if piece.kind in ("reasoning", "content") and babble.feed(piece.text):
+                    before = sum(event.kind == "babble" for event in self.state.guards)
+                    action = "nudge" if before < 2 and self.state.habits.steer else "stop"
+                    self._append(Guarded(kind="babble", action=action, text=prompts.BABBLE))
+                    return None
+        raise UserError(f"The model {self.provider.name} ended its stream without a reply; resume to try again.")
+
+    async def _make_room(self, *, forced: bool = False) -> bool:
+        """Put something away; False where nothing is left that could be."""
+        cut = ladder.next_rung(self.state, self.provider.window, forced=forced)
+        if cut is None:
+            return False
+        if cut.kind == "notes":
+            try:
+                await self._ask("notes", ladder.NOTES)
+            except WindowFull:
+                return await self._make_room(forced=True)
+            last = self.state.last
+            notes = last.message.content.strip() if last and last.purpose == "notes" else ""
+            cut = replace(cut, notes=notes) if notes else replace(cut, kind="fresh")
+        elif cut.kind == "fresh":
+            cut = replace(cut, notes=next((old.notes for old in reversed(self.state.cuts) if old.notes), ""))
+        self._append(cut)
+        return True
+
+    # How a run ends.
+
+    def _open_ledger(self) -> None:
+        assert self.state.started is not None
+        self.budget = Budget.from_json(limits(self.state.started, self.state.raised))
+        self.limits = Limits(**self.state.started.limits)
+        spent = replace(self.state.spent)
+        self.ledger = Ledger(self.budget, spent, parent=self.parent, saves=self.state.habits.steer)
+
+    def _out_of_time(self) -> Spent:
+        try:
+            self.ledger.check_time()
+        except Spent as spent:
+            return spent
+        return Spent("seconds", self.budget.seconds or 0.0, self.ledger.seconds)
+
+    async def _raised(self, spent: Spent) -> bool:
+        """Whether the person gives more of what is spent."""
+        limit = getattr(self.budget, spent.axis, None)
+        if self.more is None or limit is None or limit != spent.limit:  # the budget of a parent is not ours to raise
+            return False
+        added = await self.more(spent.event())
+        if not added or added <= 0:
+            return False
+        self._append(BudgetRaised(axis=spent.axis, limit=limit + added))
+        self._open_ledger()
+        return True
+
+    async def _end_on_budget(self, spent: Spent) -> RunFinished:
+        """The best answer that is there, or one last reply for it from what was kept back."""
+        self._append(spent.event())
+        said = self.partial.strip()
+        self.calls.give_up()
+        if self.state.habits.steer and self.specs and self.state.replies:
+            try:
+                async with asyncio.timeout(self.ledger.seconds_left(last=True)):
+                    await self._ask("answer", prompts.LAST_CALL)
+            except (Spent, TimeoutError, WindowFull):
+                said = self.partial.strip() or said
             else:
-                for item in group:
-                    await self._answer(item)
-
-    async def _answer(self, item: Pending) -> None:
-        call = item.call
-        tool = self.tools.get(call.name)
-        begin = time.monotonic()
-        if tool is None:
-            known = ", ".join(self.tools) or "none"
-            result = ToolResult(f"There is no tool {call.name}. The tools are: {known}.", True)
-        elif item.begun and not tool.idempotent:
-            result = ToolResult(INTERRUPTED, True)
-        elif tool.needs_approval and not (self.approve and await self.approve(call)):
-            result = ToolResult("The person did not approve this call; it was not run.", True)
-        else:
-            self._append(
-                ToolStarted(reply=item.reply, index=item.index, id=call.id, name=call.name, arguments=call.arguments)
-            )
-            result = await tool.run(call.arguments)
-        self._append(
-            ToolFinished(
-                reply=item.reply,
-                index=item.index,
-                id=call.id,
-                name=call.name,
-                content=result.content,
-                is_error=result.is_error,
-                seconds=round(time.monotonic() - begin, 4),
-            )
-        )
-
-    def _idempotent(self, name: str) -> bool:
-        return name in self.tools and self.tools[name].idempotent
-
-    def _finish_on_answer(self, reply: ReplyReceived) -> RunFinished:
-        reason: RunReason = "stop"
-        if reply.finish_reason == "length":
-            reason = "budget" if self.budget.spent(self.log.events) else "length"
-        return self._finish(reason, reply.message.content.strip())
-
-    def _finish_on_budget(self) -> RunFinished:
-        spent = self.budget.spent(self.log.events)
-        if spent:
-            self._append(spent)
-        answer = self.partial.strip() or context.best_answer(self.log.events)
-        what = f"{spent.limit:g} {spent.axis}" if spent else "its limit"
-        return self._finish("budget", answer or f"No answer was reached within the budget of {what}.")
+                said = ""
+        answer = said or self.state.best_answer()
+        return self._finish("budget", answer or f"No answer was reached within the budget of {spent}.")
 
     def _finish(self, reason: RunReason, answer: str) -> RunFinished:
-        events = self.log.events
+        state = self.state
         return self._append(
             RunFinished(
                 reason=reason,
                 answer=answer,
-                steps=len(context.replies(events)),
-                usage=ledger.usage(events),
-                seconds=round(ledger.seconds(events, time.time()), 3),
+                steps=state.spent.steps,
+                usage=state.spent.usage,
+                seconds=round(self.ledger.seconds, 3),
             )
         )
 
     def _append(self, event: E) -> E:
         event = self.log.append(event)
+        self.state.fold(event)
         self.watch(event)
         return event
 

@@ -12,14 +12,36 @@ from openk2 import __version__
 from openk2.agent import prompts
 from openk2.agent.budget import Budget
 from openk2.agent.events import Event, RunStarted, ToolStarted
+from openk2.agent.habits import Habits
 from openk2.errors import UserError
 from openk2.paths import NANO
 from openk2.providers.base import Provider
 from openk2.tools.base import Tool
 from openk2.tools.index import Index
 
-TOOLS = ("search", "open", "find", "calculator", "python")
+TOOLS = ("search", "open", "find", "calculator", "python", "plan")
 STEPS = 300  # replies; what K2 Thinking was measured with
+Mode = Literal["chat", "agent", "heavy"]
+
+
+@dataclass(frozen=True, slots=True)
+class Effort:
+    """One dial for both kinds of test-time work: thinking tokens a step, and actions; and how an answer is doubted."""
+
+    steps: int
+    thinking: int
+    revisions: int
+    doubt: bool
+
+
+# `max` is what K2 Thinking was measured with on agentic search: 300 steps, 24k tokens of thinking a step.
+EFFORTS = {
+    "low": Effort(20, 2048, 0, False),
+    "medium": Effort(60, 8192, 1, False),
+    "high": Effort(150, 16_384, 2, True),
+    "max": Effort(STEPS, 24_576, 3, True),
+}
+NO_EFFORT = 1  # revisions where nobody turned the dial
 
 
 async def close(*parts: object) -> None:
@@ -31,15 +53,28 @@ async def close(*parts: object) -> None:
 
 @dataclass(frozen=True)
 class Setup:
-    """`model` is `nano`, a checkpoint folder, or a name served at `base_url`; None takes what is there."""
+    """`model` is `nano`, a checkpoint folder, a name served at `base_url`, or `SERVICE:NAME`; None takes what is there.
 
-    mode: Literal["chat", "agent"] = "agent"
+    `api`: what the server speaks, where its host does not tell. `effort` is one of EFFORTS; `steps` overrides its own.
+    `price`: US dollars for a million tokens read, read from a cache, written. `fallback`: a model that takes over when
+    the first is unavailable. `paths`, `merge`: heavy mode.
+    """
+
+    mode: Mode = "agent"
     model: str | None = None
     base_url: str | None = None
     docs: tuple[str, ...] = ()
-    steps: int = STEPS
+    steps: int | None = None
     max_tokens: int | None = None
     max_seconds: float | None = None
+    max_cost: float | None = None
+    effort: str | None = None
+    api: str | None = None
+    price: tuple[float, float, float] | None = None
+    fallback: str | None = None
+    tools_extra: tuple[str, ...] = ()
+    paths: int = 8
+    merge: str = "agent"
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -48,12 +83,18 @@ class Setup:
     def from_json(cls, data: dict[str, Any]) -> Setup:
         known = {field.name for field in fields(cls)}
         values = {name: value for name, value in data.items() if name in known}
-        return cls(**{**values, "docs": tuple(values.get("docs", ()))})
+        listed = {name: tuple(values[name]) for name in ("docs", "price", "tools_extra") if values.get(name)}
+        return cls(**{**values, **listed})
+
+    @property
+    def served(self) -> bool:
+        """Whether the model stands behind a service: at `base_url`, or named `SERVICE:NAME`."""
+        return bool(self.base_url) or ":" in (self.model or "")
 
     @cached_property
     def folder(self) -> Path | None:
         """The checkpoint folder; None for a served model. Raises UserError where the model is not to be found."""
-        if self.base_url:
+        if self.served:
             return None
         name = self.model or "nano"
         if name == "nano":
@@ -82,30 +123,51 @@ class Setup:
 
         return profile_of(self.folder)
 
-    def started(self, run: str, question: str) -> RunStarted:
+    def started(self, run: str, question: str, *, parent: str = "") -> RunStarted:
         """The first event of a run with this setup."""
-        budget = Budget(self.steps, self.max_tokens, self.max_seconds)
+        effort = EFFORTS.get(self.effort or "")
+        steps = self.steps or (effort.steps if effort else STEPS)
+        budget = Budget(steps, self.max_tokens, effort.thinking if effort else None, self.max_seconds, self.max_cost)
+        limits: dict[str, Any] = {} if self.served else {"seed": 0}  # a resumed run samples what it would have sampled
+        if self.effort:
+            limits["effort"] = self.effort
         return RunStarted(
             run=run,
             question=question,
-            system=self.profile.get("system") or prompts.system(self.mode),
+            system=self.profile.get("system") or prompts.system(self.mode, self.tool_names),
             tools=self.tool_names,
             setup=self.to_json(),
             budget=budget.to_json(),
-            limits={} if self.base_url else {"seed": 0},  # a resumed run samples what it would have sampled
+            limits=limits,
+            habits=self.habits.to_json(),
+            parent=parent,
             version=__version__,
         )
 
     @property
+    def habits(self) -> Habits:
+        if not self.profile.get("steer", True):
+            return Habits(steer=False)
+        if self.mode == "chat":
+            return Habits()
+        effort = EFFORTS.get(self.effort or "")
+        return Habits(revisions=effort.revisions if effort else NO_EFFORT, doubt=bool(effort and effort.doubt))
+
+    @property
     def tool_names(self) -> tuple[str, ...]:
-        return () if self.mode == "chat" else tuple(self.profile.get("tools") or TOOLS)
+        if self.mode == "chat":
+            return ()
+        return tuple(dict.fromkeys((*(self.profile.get("tools") or TOOLS), *self.tools_extra)))
 
     def provider(self) -> Provider:
-        """Raises UserError for a checkpoint that cannot be loaded."""
-        if self.base_url:
-            from openk2.providers.openai import OpenAIProvider
+        """Raises UserError for a checkpoint that cannot be loaded, and for a service that is not known."""
+        if self.served:
+            from openk2.providers import connect
+            from openk2.providers.base import Price
 
-            return OpenAIProvider(self.model, self.base_url)
+            price = Price(*self.price) if self.price else None
+            other = connect(self.fallback) if self.fallback else None
+            return connect(self.model, self.base_url, api=self.api, price=price, fallback=other)  # type: ignore[arg-type]
         assert self.folder is not None
         from openk2.providers.local import LocalProvider
 

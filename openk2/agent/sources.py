@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -13,7 +13,7 @@ from openk2.tools.index import Index
 _MARK = re.compile(r"\[([^\[\]\n]*?\w:\d[^\[\]\n]*)\]")
 _PLACE = re.compile(r"([\w.\-]+):(\d+)(?:\s*[-–]\s*(\d+))?")
 _SHOWN = re.compile(r"\[([\w.\-]+):(\d+)\] (.*)$", re.MULTILINE)
-READERS = ("search", "open", "find")  # what python prints is no document
+READERS = ("search", "open", "find", "fetch")  # what python prints is no document
 LONGEST_RANGE = 12  # lines of `[id:first-last]` that are looked up
 
 
@@ -42,12 +42,18 @@ def cited(answer: str) -> list[tuple[str, int]]:
     return list(places)
 
 
-def sources(answer: str, events: Sequence[Event], index: Index | None) -> list[Source]:
+def shown_lines(events: Iterable[Event]) -> dict[tuple[str, int], str]:
+    """The lines of documents that tools have shown."""
     shown: dict[tuple[str, int], str] = {}
     for event in events:
         if isinstance(event, ToolFinished) and event.name in READERS:
             for id, line, text in _SHOWN.findall(event.content):
                 shown.setdefault((id, int(line)), text)
+    return shown
+
+
+def sources(answer: str, events: Sequence[Event], index: Index | None) -> list[Source]:
+    shown = shown_lines(events)
     return [_source(id, line, shown.get((id, line)), index) for id, line in cited(answer)]
 
 

@@ -1,7 +1,8 @@
 """Messages: what a conversation is made of, and its OpenAI-compatible wire form.
 
 A `Message` is immutable. `reasoning` travels as `reasoning_content`, byte for byte. `token_ids` are the ids a
-local model sampled for this message: they are the truth for the engine and are never sent over a wire.
+local model sampled for this message: they are the truth for the engine and are never sent over a wire. `native` goes
+back only to the service that it came from.
 """
 
 from __future__ import annotations
@@ -41,6 +42,18 @@ class ToolCall:
 
 
 @dataclass(frozen=True, slots=True)
+class Native:
+    """What one service has to be sent back of its own message, and no other understands.
+
+    `origin` names the service (its API and host); `json` is the text to send back, byte for byte: signed thinking,
+    encrypted reasoning, output items. A service ignores what is not its own.
+    """
+
+    origin: str
+    json: str
+
+
+@dataclass(frozen=True, slots=True)
 class Message:
     role: Role
     content: str = ""
@@ -49,6 +62,7 @@ class Message:
     tool_call_id: str | None = None
     name: str | None = None
     token_ids: tuple[int, ...] = ()
+    native: Native | None = None
 
     def to_wire(self) -> dict[str, Any]:
         """The message as an OpenAI chat-completions dict, reasoning included."""
@@ -85,15 +99,22 @@ class Message:
         )
 
     def to_json(self) -> dict[str, Any]:
-        """The wire form plus the sampled ids: what logs and training records store."""
+        """The wire form plus the sampled ids and the native form: what logs and training records store."""
         data = self.to_wire()
         if self.token_ids:
             data["token_ids"] = list(self.token_ids)
+        if self.native:
+            data["native"] = {"origin": self.native.origin, "json": self.native.json}
         return data
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Message:
-        return replace(cls.from_wire(data), token_ids=tuple(data.get("token_ids") or ()))
+        native = data.get("native")
+        return replace(
+            cls.from_wire(data),
+            token_ids=tuple(data.get("token_ids") or ()),
+            native=Native(native["origin"], native["json"]) if native else None,
+        )
 
 
 @dataclass(frozen=True, slots=True)

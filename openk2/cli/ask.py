@@ -58,13 +58,13 @@ def command(
             raise UserError(f"There is no file or folder {given or repr(given)}; correct --docs.")
 
     from openk2.agent.log import Log, new_id, runs_dir
-    from openk2.agent.setup import STEPS, Setup
+    from openk2.agent.setup import Setup
     from openk2.cli.work import work
 
     if model and model != "nano" and not base_url and Path(model).expanduser().is_dir():
         model = str(Path(model).expanduser().absolute())
     kind = "chat" if mode == "chat" else "agent"
-    setup = Setup(kind, model, base_url, tuple(map(str, places)), steps or STEPS, max_tokens, max_seconds)
+    setup = Setup(kind, model, base_url, tuple(map(str, places)), steps, max_tokens, max_seconds)
     started = setup.started(new_id(), text)  # before the folder is made: an unknown model leaves nothing behind
     with Log.create((run_dir or runs_dir()) / started.run) as log:
         log.append(started)

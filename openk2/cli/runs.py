@@ -21,8 +21,9 @@ def command() -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line.")
 def list_runs(run_dir: Path | None, as_json: bool) -> None:
     """The runs, newest first."""
-    from openk2.agent import budget, context, log
+    from openk2.agent import log
     from openk2.agent.events import RunFinished, RunStarted
+    from openk2.agent.state import State
     from openk2.cli.terminal import clip, one_line
     from openk2.errors import UserError
 
@@ -36,7 +37,8 @@ def list_runs(run_dir: Path | None, as_json: bool) -> None:
             continue
         last = events[-1]
         state = last.reason if isinstance(last, RunFinished) else "running" if log.in_use(folder) else "stopped"
-        steps, seconds = len(context.replies(events)), budget.seconds(events)
+        whole = State.of(events)
+        steps, seconds = whole.steps, whole.total_seconds
         if as_json:
             entry = {"run": folder.name, "state": state, "steps": steps, "seconds": round(seconds, 3)}
             click.echo(json.dumps({**entry, "ts": events[0].ts, "question": events[0].question}))

@@ -111,6 +111,9 @@ class Terminal:
     def _delta(self, delta: Delta) -> None:
         if delta.kind == "retry":
             self._written = ""
+        if delta.kind == "wait":
+            self.wait(delta.text)
+            return
         if self.quiet or delta.kind in ("call", "retry") or (delta.kind == "content" and not self.live):
             return
         if self._shown != delta.kind:

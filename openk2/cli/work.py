@@ -14,6 +14,7 @@ from openk2.agent.log import Log, runs_dir
 from openk2.agent.loop import Loop
 from openk2.agent.setup import Setup, close
 from openk2.agent.sources import Source, sources
+from openk2.agent.state import State
 from openk2.cli.terminal import Terminal
 from openk2.errors import UserError
 from openk2.tools.index import Index
@@ -83,5 +84,5 @@ def report(log: Log, end: RunFinished, found: list[Source]) -> dict[str, Any]:
         "usage": end.usage.to_json(),
         "seconds": end.seconds,
         "run": log.started.run,
-        "messages": [message.to_wire() for message in context.messages(log.events)],
+        "messages": [message.to_wire() for message in context.messages(State.of(log.events))],
     }

@@ -12,12 +12,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from openk2.agent import budget as ledger
-from openk2.agent import context
 from openk2.agent.events import ToolFinished
 from openk2.agent.log import Log
 from openk2.agent.loop import Loop
 from openk2.agent.setup import Setup, close
+from openk2.agent.state import State
 from openk2.errors import UserError
 from openk2.evals.judge import Verdict, judge, wilson
 from openk2.evals.suites import Material, Task, find_suite, tasks
@@ -63,7 +62,7 @@ async def _answer(setup: Setup, provider: Provider, index: Index | None, task: T
         try:
             answer = (await Loop(log, provider, tools).run()).answer
         except UserError as failure:
-            if not context.replies(log.events):  # no model, no server: that is no answer to judge
+            if not State.of(log.events).replies:  # no model, no server: that is no answer to judge
                 raise
             error = str(failure)
         finally:
@@ -76,7 +75,7 @@ async def _answer(setup: Setup, provider: Provider, index: Index | None, task: T
         verdict=judgement.verdict,
         cited=judgement.cited,
         calls=sum(isinstance(event, ToolFinished) for event in events),
-        tokens=ledger.usage(events).completion,
+        tokens=State.of(events).total.completion,
         seconds=round(time.monotonic() - began, 3),
         error=error,
     )

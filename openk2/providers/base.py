@@ -12,8 +12,18 @@ from openk2.errors import UserError
 FinishReason = Literal["stop", "length", "tool_calls"]
 
 
+EFFORTS = ("low", "medium", "high", "max")
+
+
 class WindowFull(UserError):
-    """The conversation is longer than the model reads: no later try can help."""
+    """The conversation is longer than the model reads: no later try can help, a shorter conversation does."""
+
+
+class Unavailable(UserError):
+    """The service gives no reply now: unreachable, refused, used up, or failing again and again.
+
+    What another model may take over from; a request that is itself at fault raises a plain UserError.
+    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,12 +58,27 @@ class Usage:
 
 
 @dataclass(frozen=True, slots=True)
+class Price:
+    """US dollars for a million tokens: read, read from the cache of the service, written (thinking included)."""
+
+    input: float
+    cached: float
+    output: float
+
+    def cost(self, usage: Usage) -> float:
+        """US dollars."""
+        fresh = usage.prompt - usage.cached
+        return (fresh * self.input + usage.cached * self.cached + usage.completion * self.output) / 1e6
+
+
+@dataclass(frozen=True, slots=True)
 class Limits:
     """What one reply may use. None leaves the choice to the provider.
 
-    `tool_choice` is "auto", "none", "required" or the name of the tool that has to be called. `thinking_tokens` limits
-    thinking alone; `max_tokens` everything together. A text of `stop` ends the content and is not part of it; in what
-    is thought or called it means nothing.
+    `effort` is one of EFFORTS: how much to think, where the service takes such a word; others get `thinking_tokens`
+    where they take those. `tool_choice` is "auto", "none", "required" or the name of the tool that has to be called.
+    `thinking_tokens` limits thinking alone; `max_tokens` everything together. A text of `stop` ends the content and is
+    not part of it; in what is thought or called it means nothing.
     """
 
     max_tokens: int | None = None
@@ -62,6 +87,7 @@ class Limits:
     seed: int | None = None
     tool_choice: str | None = None
     thinking_tokens: int | None = None
+    effort: str | None = None
     stop: Sequence[str] = ()
 
 
@@ -69,10 +95,11 @@ class Limits:
 class Delta:
     """A piece of a reply as it is being written, for people to watch; the `Reply` alone is recorded.
 
-    `retry` says in `text` why the reply is being asked for again; the pieces shown before it are void.
+    `retry` says in `text` why the reply is being asked for again; the pieces shown before it are void. `wait` says
+    how long nothing has come; what was shown stands.
     """
 
-    kind: Literal["reasoning", "content", "call", "retry"]
+    kind: Literal["reasoning", "content", "call", "retry", "wait"]
     text: str
 
 
@@ -84,11 +111,26 @@ class Reply:
 
 
 class Provider(Protocol):
+    """`window`: the tokens that a prompt and its reply may have together. None where it is not known, as for `price`.
+
+    A provider that holds connections has `async aclose()`.
+    """
+
     @property
     def name(self) -> str: ...
+
+    @property
+    def window(self) -> int | None: ...
+
+    @property
+    def price(self) -> Price | None: ...
 
     def stream(
         self, messages: Sequence[Message], tools: Sequence[ToolSpec], limits: Limits
     ) -> AsyncIterator[Delta | Reply]:
-        """Yield deltas, then exactly one `Reply`. Raises UserError when trying again cannot help."""
+        """Yield deltas, then exactly one `Reply`.
+
+        Raises WindowFull for a conversation that is too long, Unavailable where another model may help, UserError for
+        a request that no model would take. Closing the stream or cancelling its task ends the request at once.
+        """
         ...

@@ -46,6 +46,7 @@ class LocalProvider:
         self.profile = profile_of(folder)
         self.tokenizer = Tokenizer.load(folder)
         self.engine = Engine.load(folder, cache_bytes=cache_bytes)
+        self.window, self.price = self.engine.window, None
         if self.tokenizer.n_vocab > self.engine.config.vocab_size:
             raise UserError(
                 f"The tokenizer in {folder} has {self.tokenizer.n_vocab} ids, the model only "

@@ -20,7 +20,7 @@ import httpx
 from openk2.chat.messages import Message, ToolCall, ToolSpec
 from openk2.errors import UserError
 from openk2.providers import sse
-from openk2.providers.base import Delta, FinishReason, Limits, Reply, Usage
+from openk2.providers.base import Delta, FinishReason, Limits, Price, Reply, Usage
 
 TRIES = 6
 PAUSES = (1.0, 2.0, 4.0, 8.0, 16.0)  # seconds between tries
@@ -48,6 +48,7 @@ class OpenAIProvider:
         base_url: str,
         *,
         key: str | None = None,
+        price: Price | None = None,
         tries: int = TRIES,
         pauses: Sequence[float] = PAUSES,
     ) -> None:
@@ -57,6 +58,8 @@ class OpenAIProvider:
         self.key = (key or os.environ.get("OPENK2_API_KEY") or os.environ.get("OPENAI_API_KEY") or "").strip()
         if not (self.key.isascii() and self.key.isprintable()):
             raise UserError("The API key holds characters that no key has; copy it again.")
+        self.window: int | None = None
+        self.price = price
         self.tries, self.pauses = tries, pauses
         self.without: set[str] = set()  # optional fields that this server refuses
         self.policy = "send"  # reasoning: "send" as it is, "fill" with "" where absent, "drop" where refused

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from openk2.chat.messages import Message, ToolCall, ToolSpec
 from openk2.errors import UserError
-from openk2.providers.base import Delta, Limits, Reply, Usage
+from openk2.providers.base import Delta, Limits, Price, Reply, Usage
 
 Step = Message | Callable[[Sequence[Message]], Message]
 
@@ -29,11 +30,21 @@ def call(*calls: tuple[str, str], reasoning: str | None = None, first: int = 0) 
 
 
 class ScriptedProvider:
-    """Answers with `steps[n]` where n is the number of assistant messages so far; a step may be a function."""
+    """Answers with `steps[n]` where n is the number of assistant messages so far; a step may be a function.
 
-    def __init__(self, steps: Sequence[Step], name: str = "scripted") -> None:
+    `window` and `price` are what it says of itself; with a price, usage has money.
+    """
+
+    def __init__(
+        self,
+        steps: Sequence[Step],
+        name: str = "scripted",
+        *,
+        window: int | None = None,
+        price: Price | None = None,
+    ) -> None:
         self.steps = list(steps)
-        self.name = name
+        self.name, self.window, self.price = name, window, price
 
     @classmethod
     def from_file(cls, path: str | Path) -> ScriptedProvider:
@@ -62,4 +73,6 @@ class ScriptedProvider:
         written = len(message.content.split()) + sum(len(c.arguments.split()) for c in message.tool_calls)
         prompt = sum(len(m.content.split()) for m in messages)
         usage = Usage(prompt=prompt, reasoning=thought, completion=thought + written)
+        if self.price:
+            usage = replace(usage, money=self.price.cost(usage))
         yield Reply(message, usage, "tool_calls" if message.tool_calls else "stop")

@@ -8,18 +8,31 @@ result that is too long. A bad call never raises: the model gets the error and t
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
+import dataclasses
 import inspect
 import json
+import sys
 import threading
-import typing
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from types import MethodType
 from typing import Any, overload
 
 from openk2.chat.messages import ToolSpec
 from openk2.errors import UserError
+from openk2.tools.json_schema import fault
+from openk2.tools.signature import (
+    arguments_model,
+    docstring,
+    hints_of,
+    name_of,
+    parameters_of,
+    takes_self,
+    without_titles,
+)
 
 DEFAULT_TIMEOUT = 60.0  # seconds
 DEFAULT_OUTPUT_LIMIT = 20_000  # characters
@@ -29,38 +42,61 @@ class ToolError(Exception):
     """Raised by a tool for a failure the model should read: the message is the whole result."""
 
 
+Approval = bool | Callable[[dict[str, Any]], str | None]
+
+
 @dataclass(frozen=True, slots=True)
 class ToolResult:
+    """`files`: paths made in the workspace, relative to it. `source`: where the text is from, a URL or a file."""
+
     content: str
     is_error: bool = False
+    files: tuple[str, ...] = ()
+    source: str = ""
 
 
 @dataclass(frozen=True)
 class Tool:
-    """One callable tool. `egress`: what it sends leaves this machine. `idempotent`: a repeat after a crash is safe."""
+    """One callable tool, and what a run must know of it.
+
+    `idempotent`: a repeat after a crash is safe. `parallel`: it may run beside others (an idempotent one always may).
+    `needs_approval`: True, or a function of the checked arguments that says in a sentence why a person is asked, or
+    None where nobody need be. `egress`: what it is given leaves this machine. `untrusted`: its results are text from
+    outside (the web, a remote server). `private`: its results come from the person's own files.
+    """
 
     name: str
     description: str
     function: Callable[..., Any]
     idempotent: bool = False
-    needs_approval: bool = False
+    needs_approval: Approval = False
     timeout: float | None = DEFAULT_TIMEOUT
     output_limit: int = DEFAULT_OUTPUT_LIMIT
     egress: bool = False
     schema: dict[str, Any] | None = None  # given where the signature does not tell it (a remote tool)
     close: Callable[[], None] | None = None  # ends what it keeps running between calls
+    parallel: bool = False
+    untrusted: bool = False
+    private: bool = False
+    hints: dict[str, Any] | None = None  # the function's types where only the place of definition knows them
+
+    def __get__(self, instance: Any, owner: type | None = None) -> Tool:
+        """A tool made of a method is bound to its object, as a method is."""
+        if instance is None or not takes_self(self.function):
+            return self
+        return dataclasses.replace(self, function=MethodType(self.function, instance))
 
     @cached_property
     def arguments_model(self) -> Any:
         """The pydantic model of the arguments; None for a given schema. Built on first use: pydantic imports slowly."""
-        return None if self.schema is not None else _arguments_model(self.name, self.function)
+        return None if self.schema is not None else arguments_model(self.name, self.function, self.hints)
 
     @cached_property
     def parameters(self) -> dict[str, Any]:
         """The JSON Schema of the arguments, without pydantic's `title` noise."""
         if self.schema is not None:
             return self.schema
-        return _without_titles(self.arguments_model.model_json_schema())
+        return without_titles(self.arguments_model.model_json_schema())
 
     def spec(self) -> ToolSpec:
         return ToolSpec(self.name, self.description, self.parameters)
@@ -69,15 +105,43 @@ class Tool:
         """Call the plain function: for tests and for code that trusts its arguments."""
         return self.function(*args, **kwargs)
 
+    def check(self, arguments: str) -> dict[str, Any] | ToolResult:
+        """The values of `arguments` (JSON text), or the result that tells the model what is wrong with them."""
+        try:
+            data = json.loads(arguments) if arguments.strip() else {}
+        except (ValueError, RecursionError) as error:
+            return self._refused(f"the arguments are not valid JSON: {error}")
+        if not isinstance(data, dict):
+            return self._refused("the arguments must be one JSON object")
+        if self.arguments_model is None:
+            problem = fault(data, self.parameters)
+            return self._refused(problem) if problem else data
+        from pydantic import ValidationError
+
+        try:
+            model = self.arguments_model.model_validate(data)
+        except ValidationError as error:
+            problems = (f"{'.'.join(map(str, e['loc'])) or 'arguments'}: {e['msg']}" for e in error.errors())
+            return self._refused("; ".join(problems))
+        return {field.alias: getattr(model, key) for key, field in type(model).model_fields.items()}
+
+    def approval(self, values: dict[str, Any]) -> str | None:
+        """Why a person must be asked before a call with these checked values; None where nobody need be."""
+        if callable(self.needs_approval):
+            return self.needs_approval(values)
+        return f"{self.name} asks before it runs." if self.needs_approval else None
+
     async def run(self, arguments: str) -> ToolResult:
-        """Validate `arguments` (JSON text), call, and return the result as text. Never raises but CancelledError."""
-        values = self._validated(arguments)
-        if isinstance(values, ToolResult):
-            return values
+        """Check `arguments` (JSON text) and call. Never raises but CancelledError."""
+        values = self.check(arguments)
+        return values if isinstance(values, ToolResult) else await self.call(values)
+
+    async def call(self, values: dict[str, Any]) -> ToolResult:
+        """Call with values that `check` gave, and return the result as text. Never raises but CancelledError."""
         clock = asyncio.timeout(self.timeout)
         try:
             async with clock:
-                if inspect.iscoroutinefunction(self.function):
+                if _is_async(self.function):
                     value = await self.function(**values)
                 else:
                     value = await _in_thread(self.function, values)
@@ -94,36 +158,28 @@ class Tool:
         if self.close is not None:
             await asyncio.to_thread(self.close)
 
-    def _validated(self, arguments: str) -> dict[str, Any] | ToolResult:
-        try:
-            data = json.loads(arguments) if arguments.strip() else {}
-        except (ValueError, RecursionError) as error:
-            return self._refused(f"the arguments are not valid JSON: {error}")
-        if not isinstance(data, dict):
-            return self._refused("the arguments must be one JSON object")
-        if self.arguments_model is None:
-            missing = [key for key in self.parameters.get("required", ()) if key not in data]
-            return self._refused(f"{missing[0]}: Field required") if missing else data
-        from pydantic import ValidationError
-
-        try:
-            model = self.arguments_model.model_validate(data)
-        except ValidationError as error:
-            problems = (f"{'.'.join(map(str, e['loc'])) or 'arguments'}: {e['msg']}" for e in error.errors())
-            return self._refused("; ".join(problems))
-        return {key: getattr(model, key) for key in type(model).model_fields}
-
     def _refused(self, problem: str) -> ToolResult:
         schema = json.dumps(self.parameters, ensure_ascii=False)
         return ToolResult(f"{self.name} was not called, {problem}. The arguments follow this schema: {schema}", True)
 
     def _result(self, value: Any) -> ToolResult:
-        if isinstance(value, ToolResult):
-            text, is_error = value.content, value.is_error
-        else:
-            text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
-            is_error = False
-        return ToolResult(cut(text, self.output_limit), is_error)
+        if not isinstance(value, ToolResult):
+            text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=_plain)
+            value = ToolResult(text)
+        return dataclasses.replace(value, content=cut(value.content, self.output_limit))
+
+
+def _plain(value: Any) -> Any:
+    """What JSON does not know, as it does: dataclasses and models as objects, sets as lists, all else as text."""
+    if hasattr(value, "model_dump"):
+        return value.model_dump(mode="json")
+    if dataclasses.is_dataclass(value):
+        return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+    return sorted(value, key=str) if isinstance(value, set | frozenset) else str(value)
+
+
+def _is_async(function: Callable[..., Any]) -> bool:
+    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(type(function).__call__)
 
 
 def cut(text: str, limit: int) -> str:
@@ -141,78 +197,39 @@ def tool(
     *,
     name: str | None = None,
     idempotent: bool = False,
-    needs_approval: bool = False,
+    parallel: bool = False,
+    needs_approval: Approval = False,
     timeout: float | None = DEFAULT_TIMEOUT,
     output_limit: int = DEFAULT_OUTPUT_LIMIT,
     egress: bool = False,
+    untrusted: bool = False,
+    private: bool = False,
 ) -> Callable[[Callable[..., Any]], Tool]: ...
-def tool(
-    function: Callable[..., Any] | None = None,
-    /,
-    *,
-    name: str | None = None,
-    idempotent: bool = False,
-    needs_approval: bool = False,
-    timeout: float | None = DEFAULT_TIMEOUT,
-    output_limit: int = DEFAULT_OUTPUT_LIMIT,
-    egress: bool = False,
-) -> Any:
+def tool(function: Callable[..., Any] | None = None, /, *, name: str | None = None, **declared: Any) -> Any:
     """Make a `Tool` of a typed function with a docstring, as `@tool` or `@tool(idempotent=True, ...)`.
 
-    An `Args:` section of the docstring describes the parameters. Raises UserError where the docstring or the type of a
-    parameter is missing, because a model cannot call what it is not told.
+    The function may be sync or async, a method, a partial or a callable object; its parameters any type that JSON can
+    give: plain types, Literal, Enum, Optional, dataclasses, pydantic models. A parameter is described by
+    `Annotated[type, "words"]` or by an `Args:` section of the docstring. Raises UserError where the docstring or the
+    type of a parameter is missing, because a model cannot call what it is not told.
     """
+    outside = sys._getframe(1).f_locals
 
     def wrap(function: Callable[..., Any]) -> Tool:
-        label = name or function.__name__
-        description, _ = _docstring(function)
+        label = name or name_of(function)
+        description, _ = docstring(function)
         if not description:
             raise UserError(f"The tool {label} has no docstring: say in one what it does, the model reads it.")
-        for parameter in inspect.signature(function).parameters.values():
-            if parameter.annotation is inspect.Parameter.empty:
-                raise UserError(f"The parameter {parameter.name} of the tool {label} has no type: annotate it.")
-            if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
-                raise UserError(f"The tool {label} takes *args or **kwargs: name every parameter instead.")
-        return Tool(label, description, function, idempotent, needs_approval, timeout, output_limit, egress)
+        parameters_of(label, function)
+        hints = None
+        try:
+            hints_of(function)
+        except NameError:  # a type of the place of definition, or one that comes later
+            with contextlib.suppress(NameError):
+                hints = hints_of(function, outside)
+        return Tool(label, description, function, hints=hints, **declared)
 
     return wrap if function is None else wrap(function)
-
-
-def _docstring(function: Callable[..., Any]) -> tuple[str, dict[str, str]]:
-    """The description and the parameter descriptions of a docstring with an optional Google-style `Args:` section."""
-    text, _, section = (inspect.getdoc(function) or "").partition("\nArgs:\n")
-    described: dict[str, str] = {}
-    for line in section.splitlines():
-        key, colon, rest = line.partition(":")
-        if colon and line.startswith((" ", "\t")):
-            described[key.strip().split(" ")[0]] = rest.strip()
-        elif line and not line.startswith((" ", "\t")):
-            break
-    return text.strip(), described
-
-
-def _arguments_model(name: str, function: Callable[..., Any]) -> Any:
-    from pydantic import ConfigDict, Field, create_model
-
-    _, described = _docstring(function)
-    hints = typing.get_type_hints(function, include_extras=True)
-    fields: dict[str, Any] = {}
-    for parameter in inspect.signature(function).parameters.values():
-        default = ... if parameter.default is inspect.Parameter.empty else parameter.default
-        about = described.get(parameter.name)
-        fields[parameter.name] = (hints[parameter.name], Field(default, description=about) if about else default)
-    return create_model(name, __config__=ConfigDict(extra="forbid", arbitrary_types_allowed=True), **fields)
-
-
-def _without_titles(schema: Any, *, names: bool = False) -> Any:
-    """`schema` without `title` keywords; `names` is set below `properties`, whose keys are not keywords."""
-    if isinstance(schema, dict):
-        return {
-            key: _without_titles(value, names=key == "properties" and not names)
-            for key, value in schema.items()
-            if names or key != "title"
-        }
-    return [_without_titles(item) for item in schema] if isinstance(schema, list) else schema
 
 
 async def _in_thread(function: Callable[..., Any], values: dict[str, Any]) -> Any:

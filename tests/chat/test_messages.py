@@ -5,7 +5,7 @@ import random
 
 import pytest
 
-from openk2.chat.messages import BadMessage, Message, ToolCall
+from openk2.chat.messages import BadMessage, Message, Native, ToolCall
 from openk2.errors import UserError
 
 from conversations import conversation  # isort: skip
@@ -61,3 +61,12 @@ def test_what_cannot_be_read_is_named(wire: dict, named: str) -> None:
     with pytest.raises(UserError, match=named) as error:
         Message.from_wire(wire)
     assert isinstance(error.value, BadMessage | ValueError)
+
+
+def test_the_native_form_is_logged_and_stays_with_its_service() -> None:
+    text = '[{"type":"thinking","thinking":"é\\u00e9 \\ud800","signature":"EqQB=="}]'
+    message = Message("assistant", "hi", "é", native=Native("anthropic api.anthropic.com", text))
+    stored = json.loads(json.dumps(message.to_json()))
+    assert Message.from_json(stored) == message and stored["native"]["json"] == text
+    assert "native" not in message.to_wire()
+    assert Message.from_wire(stored).native is None  # what a client sends is no native form

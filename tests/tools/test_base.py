@@ -3,9 +3,13 @@
 import asyncio
 import json
 import time
-from typing import Literal
+from dataclasses import dataclass, replace
+from enum import Enum
+from functools import partial
+from typing import Annotated, Any, Literal
 
 import pytest
+from pydantic import BaseModel
 
 from openk2.errors import UserError
 from openk2.tools.base import Tool, ToolError, ToolResult, cut, tool
@@ -110,3 +114,137 @@ def test_what_a_model_cannot_read_is_refused():
         @tool
         def untyped(x):
             """Do."""
+
+
+# ------------------------------------------------------------------------------------------------ any typed function
+
+
+class Unit(Enum):
+    KM = "km"
+    MILES = "miles"
+
+
+@dataclass
+class Place:
+    name: str
+    height: float = 0.0
+
+
+class Trip(BaseModel):
+    stops: list[Place]
+
+
+def test_the_types_a_parameter_may_have():
+    @tool
+    def travel(
+        trip: Trip,
+        unit: Unit,
+        via: Annotated[Place | None, "Where to pass."] = None,
+        how: Literal["foot", "bus"] = "bus",
+        schema: int = 0,
+        _copy: bool = False,
+        model_fields: str = "",
+    ) -> Place:
+        """Travel."""
+        assert isinstance(trip.stops[0], Place) and isinstance(unit, Unit) and not _copy and model_fields == ""
+        return Place(f"{trip.stops[0].name} {unit.value} {how} {schema}", via.height if via else -1)
+
+    assert travel.parameters["properties"]["via"]["description"] == "Where to pass."
+    assert list(travel.parameters["properties"]) == ["trip", "unit", "via", "how", "schema", "_copy", "model_fields"]
+    assert run(travel, trip={"stops": [{"name": "Ulm"}]}, unit="km", via={"name": "Bonn", "height": 60}, schema=3) == (
+        ToolResult('{"name": "Ulm km bus 3", "height": 60.0}')
+    )
+    wrong = run(travel, trip={"stops": [{"name": "Ulm", "height": "high"}]}, unit="feet").content
+    assert "trip.stops.0.height: Input should be a valid number" in wrong and "unit: Input should be 'km'" in wrong
+
+
+def test_methods_partials_and_callable_objects():
+    class Shop:
+        def __init__(self, name: str) -> None:
+            self.name = name
+
+        @tool(private=True)
+        def stock(self, item: str) -> str:
+            """Tell the stock."""
+            return f"{self.name} has no {item}"
+
+        @tool
+        async def order(self, item: str) -> str:
+            """Order."""
+            return f"{self.name} ordered {item}"
+
+        async def __call__(self, item: str) -> str:
+            """Ask the shop."""
+            return f"{self.name} was asked for {item}"
+
+    shop = Shop("Ann's")
+    assert run(shop.stock, item="tea") == ToolResult("Ann's has no tea") and shop.stock.private
+    assert run(Shop("Bo's").order, item="tea") == ToolResult("Bo's ordered tea")
+    assert run(tool(shop), item="tea") == ToolResult("Ann's was asked for tea") and tool(shop).name == "Shop"
+
+    def power(base: int, exponent: int) -> int:
+        """Raise."""
+        return base**exponent
+
+    squared = tool(name="square")(partial(power, exponent=2))
+    assert run(squared, base=7) == ToolResult("49") and squared.description == "Raise."
+    assert list(squared.parameters["properties"]) == ["base"] and tool(partial(power, 2)).name == "power"
+
+
+def test_types_of_the_place_of_definition():
+    source = (
+        "from __future__ import annotations\nfrom enum import Enum\nfrom openk2.tools import tool\n"
+        "def make():\n    class Size(Enum):\n        BIG = 'big'\n"
+        "    @tool\n    def shirt(size: Size) -> str:\n        'Sew.'\n        return size.name\n    return shirt\n"
+        "@tool\ndef later(when: Later) -> str:\n    'Wait.'\n    return when\nLater = str\n"
+        "@tool\ndef never(when: Nowhere) -> str:\n    'Wait.'\n    return when\n"
+    )
+    space: dict[str, Any] = {"__name__": "made"}
+    exec(compile(source, "made", "exec"), space)
+    assert run(space["make"](), size="big") == ToolResult("BIG")
+    assert run(space["later"], when="now") == ToolResult("now")
+    with pytest.raises(UserError, match="never has a type that is not defined"):
+        space["never"].spec()
+
+
+@pytest.mark.parametrize(
+    ("parameters", "says"),
+    [("x, /", "no type|positional-only"), ("x: int, /", "positional-only"), ("*x: int", "name every parameter")],
+)
+def test_parameters_that_no_model_can_fill(parameters: str, says: str):
+    space: dict[str, Any] = {}
+    exec(f"def made({parameters}):\n    'Do.'", space)
+    with pytest.raises(UserError, match=says):
+        tool(space["made"])
+
+    @tool
+    def wired(line: asyncio.Lock) -> str:
+        """Send."""
+        return str(line)
+
+    with pytest.raises(UserError, match="wired has a parameter that no JSON can give"):
+        wired.spec()
+
+
+def test_check_comes_before_the_call_and_before_approval():
+    @tool(needs_approval=lambda values: f"It pays {values['sum']} euros." if values["sum"] > 10 else None)
+    def pay(sum: int) -> str:
+        """Pay."""
+        return f"paid {sum}"
+
+    assert pay.check('{"sum": "12"}') == {"sum": 12} and pay.approval({"sum": 12}) == "It pays 12 euros."
+    assert pay.approval({"sum": 3}) is None and greet.approval({}) is None
+    assert replace(greet, needs_approval=True).approval({}) == "greet asks before it runs."
+    refused = pay.check('{"sum": "much"}')
+    assert isinstance(refused, ToolResult) and refused.is_error and "sum: Input should be" in refused.content
+    assert asyncio.run(pay.call({"sum": 3})) == ToolResult("paid 3")
+
+
+def test_a_result_keeps_its_files_and_source():
+    @tool(output_limit=10)
+    def draw() -> ToolResult:
+        """Draw."""
+        return ToolResult("x" * 100, files=("a.png",), source="https://a.example/")
+
+    result = run(draw)
+    assert result.files == ("a.png",) and result.source == "https://a.example/" and "left out" in result.content
