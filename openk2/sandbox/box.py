@@ -26,7 +26,18 @@ LONGEST_COMMAND = 100_000  # bytes; the kernel takes no argument over 128 KiB
 
 
 class NoBoundary(UserError):
-    """No tier works here; the message says why for each."""
+    """No tier works here; the message says why for each, as `reasons` does."""
+
+    def __init__(self, reasons: dict[Tier, str]):
+        self.reasons = reasons
+        grouped: dict[str, list[str]] = {}
+        for tier, reason in reasons.items():
+            grouped.setdefault(reason, []).append(tier)
+        told = "; ".join(f"{', '.join(tiers)}: {reason}" for reason, tiers in grouped.items())
+        super().__init__(
+            f"Python code and shell commands cannot run here, because no sandbox works on this machine ({told})."
+            " Install bubblewrap, or use a Linux kernel from 5.13 on."
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,19 +172,16 @@ class Box:
             self._running = None
 
     def _start(self) -> Running:
-        reasons = []
+        reasons: dict[Tier, str] = {}
         for tier in self._wanted:
             try:
                 running = Running(self.workspace, self.policy, tier)
             except Refused as refused:
-                reasons.append(f"{tier}: {refused}")
+                reasons[tier] = str(refused)
                 continue
             self.tier = tier
             return running
-        raise NoBoundary(
-            "Python code cannot run here, because no sandbox works on this machine "
-            f"({'; '.join(reasons)}). Install bubblewrap, or use a Linux kernel from 5.13 on."
-        )
+        raise NoBoundary(reasons)
 
 
 def probe(tier: Tier) -> TierReport:
@@ -183,6 +191,6 @@ def probe(tier: Tier) -> TierReport:
         try:
             outcome = box.call("6 * 7", 10.0)
         except NoBoundary as error:
-            return TierReport(tier, False, str(error))
+            return TierReport(tier, False, error.reasons[tier])
         spent = f"{(time.monotonic() - before) * 1000:.0f} ms"
         return TierReport(tier, outcome.text == "42", f"starts and answers in {spent}")

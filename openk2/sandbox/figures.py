@@ -31,4 +31,4 @@ class FigureManager(FigureManagerBase):
 
 
 class FigureCanvas(FigureCanvasAgg):
-    manager_class = FigureManager
+    manager_class = FigureManager  # pyright: ignore[reportAssignmentType]  matplotlib types it as its own property

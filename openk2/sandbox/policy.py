@@ -56,7 +56,7 @@ def site_packages() -> list[str]:
 
 
 # What programs check certificates with; only where there is a network. Private keys are in other folders.
-CERTIFICATES = ("/etc/ssl/certs", "/etc/ssl/cert.pem", "/etc/ssl/openssl.cnf", "/etc/ca-certificates", "/etc/pki/tls/certs")
+CERTIFICATES = ("/etc/ssl/certs", "/etc/ssl/cert.pem", "/etc/ssl/openssl.cnf", "/etc/ca-certificates")
 PROXY_PORT = 3128  # in the box, on its own loopback
 
 

@@ -50,7 +50,7 @@ def _from_ps(lines: bytes) -> dict[int, Process]:
 
 
 def nameless_files(pids: Iterable[int]) -> int:
-    """Bytes on disk of files that these processes hold open and that have no name left, so that no folder shows them."""
+    """Bytes on disk of files that these processes hold open though their names are gone: no folder shows them."""
     sizes: dict[tuple[int, int], int] = {}
     for pid in pids:
         try:

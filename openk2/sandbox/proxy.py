@@ -163,5 +163,5 @@ def _fits(name: str, port: int, entry: str) -> bool:
 def _refuse(client: socket.socket, code: int, why: str) -> None:
     text = why.encode("utf-8", "replace") + b"\n"
     reason = {403: b"Forbidden", 502: b"Bad Gateway"}[code]
-    head = b"HTTP/1.1 %d %s\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: %d\r\nConnection: close\r\n\r\n"
+    head = b"HTTP/1.1 %d %s\r\nContent-Type: text/plain\r\nContent-Length: %d\r\nConnection: close\r\n\r\n"
     client.sendall(head % (code, reason, len(text)) + text)

@@ -273,6 +273,7 @@ class _Session:
 def _future_flags(body: list[ast.stmt]) -> int:
     """Compiler flags of the `from __future__` imports of a call: they hold for all of its statements."""
     import __future__
+
     import ast
 
     names = [a.name for s in body if isinstance(s, ast.ImportFrom) and s.module == "__future__" for a in s.names]

@@ -158,9 +158,7 @@ class Running:
             return self._popen_alone(command, environment(str(self._workspace), self._policy), control, *network)
         command = [*python, bwrap.PACKAGE, str(control)]
         variables = environment(bwrap.WORKSPACE, self._policy)
-        options = bwrap.arguments(
-            self._readable, self._workspace, variables, command, drop_root=self._user is not None
-        )
+        options = bwrap.arguments(self._readable, self._workspace, variables, command, drop_root=self._user is not None)
         packed, tail = bwrap.packed(options)
         with tempfile.TemporaryFile() as file:
             file.write(packed)

@@ -17,7 +17,7 @@ READABLE = (
     "/Library/Frameworks/Python.framework",
 )  # fmt: skip
 DEVICES = ("/dev/null", "/dev/zero", "/dev/random", "/dev/urandom")
-SYSCTL = ("hw.", "kern.os", "kern.version", "kern.argmax", "kern.hostname", "kern.maxfilesperproc", "sysctl.proc_", "vm.")
+SYSCTL = ("hw.", "kern.os", "kern.version", "kern.argmax", "kern.maxfilesperproc", "sysctl.proc_", "vm.")
 
 _HEAD = """(version 1)
 (deny default)

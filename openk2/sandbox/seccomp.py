@@ -1,7 +1,8 @@
 """The system-call filter, assembled by hand as classic BPF for x86_64 and aarch64: nothing has to be installed.
 
-Refused are: every socket but a connected pair (and TCP in a box that has a network of its own), new namespaces, mounts, tracing, kernel keys, io_uring, bpf, performance
-counters, handles, shared memory outside the memory limit, signals sent by handle, and every call younger than the list.
+Refused are: every socket but a connected pair (and TCP in a box that has a network of its own), new namespaces, mounts,
+tracing, kernel keys, io_uring, bpf, performance counters, handles, shared memory outside the memory limit, signals sent
+by handle, changing how another process is scheduled, and every call younger than the list.
 Calls that Landlock does not govern (chmod, utime, truncate by path) are refused or do nothing.
 
 Structure and constants: linux/seccomp.h, linux/filter.h, linux/audit.h; `man 2 seccomp`.
@@ -39,6 +40,8 @@ CALLS: dict[str, tuple[int | None, int | None]] = {
     "inotify_add_watch": (254, 27), "memfd_create": (319, 279), "shmget": (29, 194), "shmat": (30, 196),
     "shmctl": (31, 195), "semget": (64, 190), "semctl": (66, 191), "msgget": (68, 186), "msgctl": (71, 187),
     "mq_open": (240, 180), "mq_unlink": (241, 181), "seccomp": (317, 277), "nfsservctl": (180, 42),
+    "setpriority": (141, 140), "ioprio_set": (251, 30), "sched_setaffinity": (203, 122), "sched_setattr": (314, 274),
+    "sched_setscheduler": (144, 119), "sched_setparam": (142, 118),
 }  # fmt: skip
 
 DENIED = (
@@ -68,6 +71,7 @@ YOUNG_ALLOWED = (436, 439, 441, 449, 451, 453, 454, 455, 456, 462)
 NAMESPACES = 0x7E020000  # CLONE_NEWNS | NEWCGROUP | NEWUTS | NEWIPC | NEWUSER | NEWPID | NEWNET
 TERMINAL_AND_OWNER = (0x5412, 0x541C, 0x8901, 0x8902)  # TIOCSTI, TIOCLINUX, FIOSETOWN, SIOCSPGRP
 F_SETOWN, F_SETOWN_EX = 8, 15
+PRIO_PROCESS, IOPRIO_WHO_PROCESS = 0, 1
 SET_ID_BITS = 0o6000
 X32_BIT = 0x40000000
 
@@ -106,7 +110,11 @@ def box_filter(machine: str | None = None, *, network: bool = False) -> bytes:
         "creat": [_argument(1), *_if_bits(SET_ID_BITS)],
         "open": [*_truncating(1), _argument(2), *_if_bits(SET_ID_BITS)],
         "openat": [*_truncating(2), _argument(3), *_if_bits(SET_ID_BITS)],
-        "prlimit64": [_argument(0), (_JEQ, 1, 0, 0), _deny(errno.EPERM)],
+        "prlimit64": [_argument(0), *_only(0)],
+        # Of itself alone: the kernel lets a process reschedule all others of its user.
+        "setpriority": [_argument(0), *_only(PRIO_PROCESS), _argument(1), *_only(0)],
+        "ioprio_set": [_argument(0), *_only(IOPRIO_WHO_PROCESS), _argument(1), *_only(0)],
+        **{name: [_argument(0), *_only(0)] for name in CALLS if name.startswith("sched_set")},
     }
     if network:
         family = [_argument(0), (_JEQ, 2, 0, AF_INET), (_JEQ, 1, 0, AF_INET6), _deny(errno.EPERM)]
@@ -161,6 +169,10 @@ def _argument(index: int) -> Instruction:
 
 def _if_equal(value: int) -> list[Instruction]:
     return [(_JEQ, 0, 1, value), _deny(errno.EPERM)]
+
+
+def _only(value: int) -> list[Instruction]:
+    return [(_JEQ, 1, 0, value), _deny(errno.EPERM)]
 
 
 def _if_bits(mask: int) -> list[Instruction]:

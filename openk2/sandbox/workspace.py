@@ -1,4 +1,4 @@
-"""The workspace as the host sees it: what a box has written there is read as a stranger's, never followed or trusted."""
+"""The workspace as the host sees it: what a box wrote there is read as a stranger's, never followed or trusted."""
 
 from __future__ import annotations
 
