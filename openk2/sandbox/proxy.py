@@ -15,6 +15,7 @@ import threading
 from collections.abc import Sequence
 from typing import Literal
 
+from openk2 import net
 from openk2.errors import UserError
 from openk2.sandbox.forward import copy
 
@@ -107,8 +108,6 @@ class Proxy:
         return method, host, port, b"\r\n".join([*start, *kept, b"", b""])
 
     def _connected(self, host: str, port: int) -> socket.socket:
-        from openk2 import net  # imports an HTTP client: only boxes with a network need it
-
         name = net.host_name(host)
         allow: tuple[str, ...] = ()
         if self._network != "public":

@@ -104,7 +104,7 @@ class Running:
         with box_end, box_network or contextlib.nullcontext():
             self._popen = self._spawn(*handles)
         if network is not None:
-            from openk2.sandbox.proxy import Proxy
+            from openk2.sandbox.proxy import Proxy  # imports an HTTP client: only boxes with a network need it
 
             Proxy(network, policy.network or ()).start()  # it ends when the box's end of the socket is closed
         self._finalizer = weakref.finalize(self, _end_all, self._popen, self._host, self._group, self._user)

@@ -26,7 +26,7 @@ MiB = 1 << 20
 SECRET = "canary-5f0c2b9e"
 LIMITS = Policy(
     timeout=10.0, memory=128 * MiB, processes=24, file_size=8 * MiB, disk=32 * MiB, files=1000, output=10_000,
-    output_stop=4 * MiB,
+    output_stop=4 * MiB, rebuild=1.0,
 )  # fmt: skip
 
 # What the code of every attempt begins with: a line that starts with GOT is a success.
@@ -125,7 +125,8 @@ class Arena:
         self.home = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix=".openk2-", dir=Path.home())))
         (self.home / "id_ed25519").write_text(SECRET)
         self.listener = Listener(self.outside)
-        self.sentinel = self._sleeper("sentinel")
+        self._sleepers: list[subprocess.Popen[bytes]] = []
+        self.sentinel = self.sleeper("sentinel")
         os.environ["OPENK2_SECRET"] = SECRET
         self._handle = os.open(self.secret, os.O_RDONLY)
         os.set_inheritable(self._handle, True)
@@ -134,20 +135,18 @@ class Arena:
     def close(self) -> None:
         self.box.close()
         for sleeper in self._sleepers:
-            sleeper.send_signal(signal.SIGCONT)
-            sleeper.kill()
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(sleeper.pid, signal.SIGKILL)
             sleeper.wait()
+        self._sleepers.clear()
+        os.close(self._handle)
         self._stack.close()
-
-    _sleepers: list[subprocess.Popen[bytes]] = []  # noqa: RUF012
-
-    def _sleeper(self, *words: str) -> subprocess.Popen[bytes]:
-        self._sleepers.append(subprocess.Popen(["sh", "-c", "sleep 300 & wait", *words], start_new_session=True))
-        return self._sleepers[-1]
 
     def sleeper(self, *words: str) -> subprocess.Popen[bytes]:
         """A process of the host with `words` on its command line."""
-        return self._sleeper(*words)
+        command = ["sh", "-c", "sleep 300 & wait", *words]
+        self._sleepers.append(subprocess.Popen(command, start_new_session=True, stdout=subprocess.DEVNULL))
+        return self._sleepers[-1]
 
     def run(self, code: str, timeout: float = 8.0, wrapper: tuple[str, ...] = (), **values: object) -> str:
         """What `code` printed. `values` are its variables. `wrapper`: a command before it, for the control only."""

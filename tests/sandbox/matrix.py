@@ -11,6 +11,7 @@ import json
 import os
 import subprocess
 import sys
+import sysconfig
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -30,7 +31,7 @@ from openk2.sandbox.box import TIERS, Tier, probe  # noqa: E402
 from openk2.sandbox.policy import interpreter, reachable_by_others  # noqa: E402
 
 CONTROL = "control"
-ORDINARY = 4243  # a user id that owns nothing
+ORDINARY = 4243  # user ids from here on own nothing; each column has one, because the kernel counts processes by user
 USERS = ("root", "user")
 # What a tier is known to let through: (attempt, beginning of the tier) and why.
 EXPECTED: dict[tuple[int, str], str] = {
@@ -77,6 +78,7 @@ def run(user: str, tier: str) -> Column:
     """One column, in a process of its own. Never raises for what the machine lacks."""
     column = Column(user, tier)
     drop = os.geteuid() == 0 and user == "user"
+    uid = ORDINARY + (CONTROL, *TIERS).index(tier)
     python = other_python() if drop else sys.executable
     if user == "root" and os.geteuid() != 0:
         column.skipped = "this run is not root"
@@ -89,15 +91,17 @@ def run(user: str, tier: str) -> Column:
     with tempfile.TemporaryDirectory(prefix="openk2-matrix-") as home:
         names: dict[str, object] = {}
         if drop:
-            os.chown(home, ORDINARY, ORDINARY)
-            names = {"user": ORDINARY, "group": ORDINARY, "extra_groups": []}
+            os.chown(home, uid, uid)
+            names = {"user": uid, "group": uid, "extra_groups": []}
         environment = {"PATH": os.environ["PATH"], "HOME": home if drop else str(Path.home()), "TMPDIR": "/tmp"}
+        if drop:  # the packages of this environment, for the HTTP client that the proxy is built on
+            environment["PYTHONPATH"] = sysconfig.get_path("purelib")
         environment |= {name: value for name, value in os.environ.items() if name.startswith("MATRIX_")}
         process = subprocess.Popen(
             [python, str(HERE / "matrix.py"), "--column", tier], env=environment, cwd="/", text=True,
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True, **names,  # type: ignore[arg-type]
         )  # fmt: skip
-        groups = delegate(process.pid) if drop and tier.endswith("cgroup") else []
+        groups = delegate(process.pid, uid) if drop and tier.endswith("cgroup") else []
         printed, _ = process.communicate("go\n")
         for group in reversed(groups):
             for below in group.iterdir():
@@ -110,7 +114,7 @@ def run(user: str, tier: str) -> Column:
     return column
 
 
-def delegate(pid: int) -> list[Path]:
+def delegate(pid: int, uid: int) -> list[Path]:
     """Control groups that the ordinary user may make groups below, as a session manager would delegate them."""
     made: list[Path] = []
     for line in Path("/proc/self/cgroup").read_text().splitlines():
@@ -121,7 +125,7 @@ def delegate(pid: int) -> list[Path]:
             made.append(folder)
             (folder / "cgroup.procs").write_text(str(pid))
             for name in (folder, folder / "cgroup.procs"):
-                os.chown(name, ORDINARY, ORDINARY)
+                os.chown(name, uid, uid)
     return made
 
 
@@ -133,7 +137,7 @@ def column_main(tier: str) -> None:
     print(json.dumps({"skipped": skipped, "through": {} if skipped else measure(tier)}))
 
 
-def run_all(at_once: int = 4) -> list[Column]:
+def run_all(at_once: int = 8) -> list[Column]:
     wanted = [(user, tier) for tier in (CONTROL, *TIERS) for user in USERS]
     with ThreadPoolExecutor(at_once) as pool:
         return list(pool.map(lambda pair: run(*pair), wanted))
