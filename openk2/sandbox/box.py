@@ -16,7 +16,7 @@ from pathlib import Path
 from openk2.errors import UserError
 from openk2.sandbox.journal import Journal
 from openk2.sandbox.policy import Policy
-from openk2.sandbox.running import TIERS, Outcome, Refused, Running, Tier
+from openk2.sandbox.running import TIERS, Answer, Outcome, Refused, Running, Tier
 from openk2.sandbox.worker import NO_OUTPUT
 
 __all__ = ["TIERS", "Box", "NoBoundary", "Outcome", "Tier", "TierReport", "probe"]
@@ -89,10 +89,11 @@ class Box:
         cannot be written; never for anything the code does."""
         with self._lock:
             self._kill_asked = False
-            running, journal = self._ready()
-            said = self._rebuild(running, journal) if self._lost else ""
-            running = self._running or running
-            answer = running.python(code, timeout or self.policy.timeout)
+            said, answer, journal = self._python(code, timeout or self.policy.timeout)
+            if answer.lost:
+                self._end()
+                self._lost = True
+                said, answer, journal = self._python(code, timeout or self.policy.timeout)
             if answer.gone:
                 self._end()
             else:
@@ -151,6 +152,12 @@ class Box:
         if self._kill_asked:  # while it started
             self._running.stop()
         return self._running, self._journal
+
+    def _python(self, code: str, timeout: float) -> tuple[str, Answer, Journal]:
+        """One call, after what was lost is there again; what is said of that, and the answer."""
+        running, journal = self._ready()
+        said = self._rebuild(running, journal) if self._lost else ""
+        return said, (self._running or running).python(code, timeout), journal
 
     def _rebuild(self, running: Running, journal: Journal) -> str:
         """Run the journal's calls again in a new process; the sentence that says what is there."""

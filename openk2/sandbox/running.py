@@ -78,7 +78,7 @@ class Answer:
     gone: bool
     done: int | None = None
     shell: str | None = None  # where a shell command ended, as a script that leads there
-    broken: bool = False  # the box did not answer by itself
+    lost: bool = False  # the Python process was gone before, and nothing has run
 
 
 class Running:
@@ -248,7 +248,7 @@ class Running:
         watched = (size, len(before))
 
         def broken(text: str) -> Answer:
-            return Answer(Outcome(text, True, self._files(before)), gone=True, broken=True)
+            return Answer(Outcome(text, True, self._files(before)), gone=True)
 
         try:
             self._host.sendall(encode({"nonce": nonce, "timeout": timeout, **frame}))
@@ -263,6 +263,8 @@ class Running:
         if reply.get("nonce") != nonce or not isinstance(text, str):
             return broken("The Python process answered what was not asked and was ended.")
         gone = reply.get("gone") is not False
+        if reply.get("lost") is True:
+            return Answer(Outcome("", True), gone=True, lost=True)
         if not gone:
             self._end_strays()
         files, shell = self._files(before), reply.get("state")

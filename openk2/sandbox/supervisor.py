@@ -90,8 +90,9 @@ class Supervisor:
         while True:
             for handle, _ in poll.poll():
                 if handle == self._printed:  # a thread that printed between two calls: nobody asked for it
-                    if not _read(self._printed):
-                        return
+                    if not _read(self._printed):  # it ended, or closed its output for good
+                        poll.unregister(self._printed)
+                        self._end_executor()
                     continue
                 data = os.read(self._control, 1 << 16)
                 if not data:
@@ -107,6 +108,9 @@ class Supervisor:
                         return
 
     def _python(self, frame: dict[str, Any]) -> dict[str, Any]:
+        self._reap()
+        if self._executor in self._ended:  # between two calls: nothing of this one has run
+            return {"text": "", "is_error": True, "ended": "", "lost": True}
         token = os.urandom(16)
         kind = REPLAY if frame["kind"] == "replay" else CODE
         body = token + kind + frame["code"].encode("utf-8", "surrogatepass")
@@ -205,7 +209,7 @@ class Supervisor:
                     if not data:
                         poll.unregister(handle)
                         if token:
-                            self._wait(work)
+                            self._wait(work.pid)
                             return self._over(work, token)
                         continue
                     work.said += data
@@ -247,9 +251,13 @@ class Supervisor:
         if pid not in self._ended:
             os.kill(pid, _SIGKILL)
 
-    def _wait(self, work: _Work) -> None:
-        if work.pid not in self._ended:
-            _, self._ended[work.pid] = os.waitpid(work.pid, 0)
+    def _wait(self, pid: int) -> None:
+        if pid not in self._ended:
+            _, self._ended[pid] = os.waitpid(pid, 0)
+
+    def _end_executor(self) -> None:
+        self._kill(self._executor)
+        self._wait(self._executor)
 
     def _reap(self, work: _Work | None = None) -> None:
         """Orphans of the code come to us; their remains count as processes until somebody asks for them."""

@@ -161,7 +161,7 @@ def _(arena: Arena) -> str:
     for flood in floods:
         begin = time.monotonic()
         text = arena.run(f"for _ in range(30): {flood}", 8.0)
-        if len(text) > 2 * LIMITS.output or time.monotonic() - begin > 7:
+        if len(text) > 2 * LIMITS.output or time.monotonic() - begin > 11:
             return f"{len(text)} characters"
     closed = arena.run("os.close(1); os.close(2); sys.stdout.close()", 8.0)
     return "" if arena.run("print('heard')").endswith("heard") else closed or "no more output"
@@ -214,8 +214,9 @@ def _(arena: Arena) -> str:
 def _(arena: Arena) -> str:
     code = """
 import zlib, zipfile
-bomb = zlib.compressobj(1); data = b"".join(bomb.compress(bytes(1 << 20)) for _ in range(300)) + bomb.flush()
-attempt("zlib", lambda: len(zlib.decompress(data)))
+bomb = zlib.compressobj(1, zlib.DEFLATED, -15)
+block = bomb.compress(bytes(1 << 20)) + bomb.flush(zlib.Z_FULL_FLUSH)
+attempt("zlib", lambda: len(zlib.decompress(block * 300 + bytes([3, 0]), -15)))
 with zipfile.ZipFile("bomb.zip", "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
     with archive.open("big", "w") as file:
         for _ in range(64): file.write(bytes(1 << 20))
