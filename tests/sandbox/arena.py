@@ -111,7 +111,8 @@ class Arena:
     """`tier` None: the control, the same code as a plain process of the same user."""
 
     def __init__(self, tier: Tier | None):
-        self.tier, self.boxed, self.root = tier, tier is not None, os.geteuid() == 0
+        self.tier: Tier | None = tier
+        self.boxed, self.root = tier is not None, os.geteuid() == 0
         self.landlock = bool(tier) and str(tier).startswith("landlock")
         self._stack = contextlib.ExitStack()
         self.base = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="openk2-arena-")))

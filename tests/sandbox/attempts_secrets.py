@@ -1,5 +1,7 @@
 """Attempts 17-22: at secrets of the host."""
 
+
+
 from __future__ import annotations
 
 import os

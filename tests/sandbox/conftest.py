@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 
 from openk2.sandbox.box import TIERS, Box, Tier, probe
+from openk2.sandbox.policy import Policy
 
 # Where the limits are held makes no difference to what a caller sees: the attempts try all tiers.
 BOUNDARIES: tuple[Tier, ...] = ("bubblewrap+seccomp+rlimits", "landlock+seccomp+rlimits")
-from openk2.sandbox.policy import Policy
 
 MiB = 1 << 20
 SMALL = Policy(20.0, 256 * MiB, processes=32, file_size=4 * MiB, disk=64 * MiB, output=10_000, output_stop=16 * MiB)

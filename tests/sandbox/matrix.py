@@ -38,7 +38,7 @@ EXPECTED: dict[tuple[int, str], str] = {
     (22, "landlock"): "Landlock has no namespace for the host's name, and uname() cannot be filtered by its result; the"
     " files that identify the machine are closed.",
 }
-# Attempts that do not succeed without the boundary either, so that their column proves nothing: (attempt, user) and why.
+# Attempts that do not succeed without the boundary either and so prove nothing: (attempt, user) and why.
 NO_CONTROL: dict[tuple[int, str], str] = {}
 
 
@@ -171,9 +171,9 @@ def page(columns: list[Column]) -> str:
     lines = [
         "# Attempts to get out of the sandbox",
         "",
-        "Written by `tests/sandbox/matrix.py`, which the tests run too. Each attempt is made in every tier, as root (the",
-        "code then runs as a user id of its own) and as an ordinary user, and first without a boundary: an attempt that",
-        "does not succeed there proves nothing. What each does is in `tests/sandbox/attempts_*.py`.",
+        "Written by `tests/sandbox/matrix.py`, which the tests run too. Each attempt is made in every tier, as root ",
+        "(the code then runs as a user id of its own) and as an ordinary user, and beside that without a boundary: an",
+        "attempt that does not succeed there proves nothing. What each does is in `tests/sandbox/attempts_*.py`.",
         "",
         "| # | attempt | " + " | ".join(header) + " |",
         "|---|---|" + "---|" * len(header),

@@ -67,7 +67,7 @@ def test_after_the_whole_host_is_gone(make_box: Make, tmp_path: Path):
         assert box.call("x + 2").text == REBUILT.format(1, "") + "\n42"
         assert box.shell("basename $PWD; echo $COLOUR").text == "deep\nblue"
         assert box.call("x").text == "40"  # said once
-    assert [json.loads(line).get("code") for line in journal.read_bytes().splitlines()][0] == "x = 40"
+    assert json.loads(journal.read_bytes().splitlines()[0])["code"] == "x = 40"
 
 
 def test_the_journal_stays_out_of_reach(tmp_path: Path):
@@ -90,12 +90,12 @@ def test_effects_are_not_repeated(make_box: Make):
     box.shell("echo three > kept/a")
     kill(box)
     before = time.monotonic()
-    assert box.call("last, size, name").text == REBUILT.format(4, "s") + "\n(2, 6, 3)"  # what is read is what is there now
+    # The size is that of the file which is there now.
+    assert box.call("last, size, name").text == REBUILT.format(4, "s") + "\n(2, 6, 3)"
     assert time.monotonic() - before < 5
     assert (box.workspace / "kept" / "a").read_text() == "three\n" and not (box.workspace / "log").exists()
-    assert box.call("open('now', 'w').write('written'); os.mkdir('made'); os.remove('now'); time.sleep").text.startswith(
-        "<built-in"
-    )
+    code = "open('now', 'w').write('written'); os.mkdir('made'); os.remove('now'); time.sleep"
+    assert box.call(code).text.startswith("<built-in")
     assert (box.workspace / "made").is_dir() and not (box.workspace / "now").exists()
 
 
@@ -115,8 +115,8 @@ def test_what_cannot_be_repeated_is_named(make_box: Make):
     kill(box)
     text = box.call("first").text
     assert text == (
-        REBUILT.format(2, "s") + " Missing: last, made. Not repeated: a statement of call 1 (starts a process); a statement"
-        " of call 1 (raises NameError); 1 file that stayed open for writing (closed now).\n1"
+        REBUILT.format(2, "s") + " Missing: last, made. Not repeated: a statement of call 1 (starts a process);"
+        " a statement of call 1 (raises NameError); 1 file that stayed open for writing (closed now).\n1"
     )
     assert box.call("log.write('lost?')").text == "ValueError: I/O operation on closed file."
 

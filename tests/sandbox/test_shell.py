@@ -59,7 +59,8 @@ def test_the_tools_share_a_box_and_tell_files(tmp_path: Path):
     assert list(tools["shell"].parameters["properties"]) == ["command"] and not tools["shell"].idempotent
 
     async def talk() -> list[str]:
-        asked = [("shell", "command", "printf 1 > one; printf 2 > .hidden"), ("python", "code", "print(open('one').read())")]
+        command, code = "printf 1 > one; printf 2 > .hidden", "print(open('one').read())"
+        asked = [("shell", "command", command), ("python", "code", code)]
         said = [(await tools[name].run(json.dumps({key: text}))).content for name, key, text in asked]
         await tools["python"].aclose()
         return said
