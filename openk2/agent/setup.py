@@ -20,6 +20,7 @@ from openk2.tools.base import Tool
 from openk2.tools.index import Index
 
 TOOLS = ("search", "open", "find", "calculator", "python")
+JOURNAL = "python.jsonl"  # in the run's folder: what Python has run, to rebuild its state from
 STEPS = 300  # replies; what K2 Thinking was measured with
 Mode = Literal["chat", "agent", "heavy"]
 
@@ -201,4 +202,5 @@ class Setup:
 
         ran = any(isinstance(event, ToolStarted) and event.name == "python" for event in events)
         page = self.profile.get("page_chars")
-        return toolset(names, index=index, workspace=workspace, page_chars=page, resumed=ran)
+        journal = workspace.parent / JOURNAL
+        return toolset(names, index=index, workspace=workspace, page_chars=page, journal=journal, resumed=ran)
