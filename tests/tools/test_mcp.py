@@ -107,7 +107,7 @@ def test_a_call_that_takes_too_long_ends_and_the_server_stays(tmp_path: Path) ->
 def test_servers_that_are_not_there_are_told_and_the_others_work(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(client, "START_SECONDS", 3.0)
+    monkeypatch.setattr(client, "START_SECONDS", 2.5)
 
     async def work(servers: Servers) -> None:
         assert "good_add" in servers.tools and len(servers.problems) == 3
