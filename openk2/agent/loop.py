@@ -79,6 +79,7 @@ class Loop:
         self.specs = [tool.spec() for tool in self.tools.values()]
         self.partial = ""  # content of the reply that is being written
         self._said: list[str] = []
+        self._tools_digest = context.digest_of_tools(self.specs)
 
     def steer(self, text: str) -> None:
         """Say something to the model while it works; it reads it before its next reply."""
@@ -146,7 +147,7 @@ class Loop:
         state, last = self.state, purpose == "answer"
         conversation = context.messages(state)
         if word:
-            conversation.append(Message("user", word))
+            conversation = [*conversation, Message("user", word)]
         grant = self.ledger.reserve(
             prompt=context.tokens(state), price=self.provider.price, wanted=self.limits.max_tokens, last=last
         )
@@ -172,7 +173,7 @@ class Loop:
                 finish_reason=reply.finish_reason,
                 seconds=round(time.monotonic() - begin, 4),
                 purpose=purpose,
-                request=context.digest(conversation, self.specs),
+                request=context.digest(conversation, self._tools_digest),
             )
         )
         self.partial = ""
@@ -222,7 +223,7 @@ class Loop:
         self.budget = Budget.from_json(limits(self.state.started, self.state.raised))
         self.limits = Limits(**self.state.started.limits)
         spent = replace(self.state.spent)
-        self.ledger = Ledger(self.budget, spent, parent=self.parent, saves=self.state.habits.steer)
+        self.ledger = Ledger(self.budget, spent, parent=self.parent, saves=self.state.habits.steer and bool(self.specs))
 
     def _out_of_time(self) -> Spent:
         try:
@@ -256,6 +257,7 @@ class Loop:
                 said = self.partial.strip() or said
             else:
                 said = ""
+                self.calls.give_up()
         answer = said or self.state.best_answer()
         return self._finish("budget", answer or f"No answer was reached within the budget of {spent}.")
 
