@@ -100,7 +100,8 @@ def toolset(
 
     groups: dict[str, Callable[[], dict[str, Tool]]] = {
         **dict.fromkeys(("python", "shell"), boxed), "calculator": calculator,
-        **dict.fromkeys((*SEARCHING, "fetch"), documents), **dict.fromkeys(FILES, files), "plan": plan, **dict.fromkeys(BROWSING, browser), MOONSHOT: moonshot,
+        **dict.fromkeys((*SEARCHING, "fetch"), documents), **dict.fromkeys(FILES, files),
+        "plan": plan, **dict.fromkeys(BROWSING, browser), MOONSHOT: moonshot,
     }  # fmt: skip
     if names is None:
         searches = index is not None or web is not None
