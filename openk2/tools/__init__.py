@@ -19,7 +19,6 @@ __all__ = ["BUILT_IN", "FILES", "Tool", "ToolError", "ToolResult", "tool", "tool
 
 BUILT_IN = ("python", "calculator", "search", "open", "find")  # what is built where no names are given
 SEARCHING = ("search", "open", "find")
-BOXED = ("python", "shell")
 FILES = ("read_file", "write_file", "edit_file", "list_files", "grep")
 BROWSING = ("browse", "click", "type", "scroll", "back")
 MOONSHOT = "$web_search"
@@ -42,11 +41,11 @@ def toolset(
 ) -> dict[str, Tool]:
     """The built-in tools called `names` (None: those of BUILT_IN that can be built), in that order.
 
-    `search`, `open` and `find` need an `index` or the `web`; `fetch` and the browser need the `web`; `python`, `shell`,
-    the browser and the files need a `workspace`, the only folder they may write to; `python` and `shell` share a box.
-    `sandbox`: the boundary it must have; None is the strongest that works here. `page_chars`: what `open` shows at
-    once. `journal`: the file, outside the workspace, that a lost Python process is rebuilt from. `resumed`: python ran
-    before in this run. `read_only`: folders of the person's that the file tools may read. `private`:
+    `search`, `open` and `find` need an `index` or the `web`; `fetch` and the browser need the `web`; `python`, the
+    browser and the files need a `workspace`, the only folder they may write to. `sandbox`: the boundary python must run
+    in; None is the strongest that works here; `shell` shares its box. `page_chars`: what `open` shows at once.
+    `journal`: the file, outside the workspace, that a lost Python process is rebuilt from. `resumed`: python ran before
+    in this run. `read_only`: folders of the person's that the file tools may read. `private`:
     the documents of the index are the person's own. Raises UserError for an unknown name and for one that lacks what
     it needs.
     """
@@ -56,7 +55,8 @@ def toolset(
         from openk2.tools.python import python_tool
         from openk2.tools.shell import shell_tool
 
-        box = Box(_workspace("python", workspace), policy, sandbox, journal=journal, resumed=resumed)
+        place = _workspace("python", workspace)
+        box = Box(place, policy, sandbox, journal=journal, resumed=resumed)
         return {"python": python_tool(box), "shell": shell_tool(box)}
 
     def calculator() -> dict[str, Tool]:
@@ -99,8 +99,9 @@ def toolset(
         return {MOONSHOT: moonshot_search()}
 
     groups: dict[str, Callable[[], dict[str, Tool]]] = {
-        **dict.fromkeys(BOXED, boxed), "calculator": calculator, **dict.fromkeys((*SEARCHING, "fetch"), documents),
-        **dict.fromkeys(FILES, files), "plan": plan, **dict.fromkeys(BROWSING, browser), MOONSHOT: moonshot,
+        **dict.fromkeys(("python", "shell"), boxed), "calculator": calculator,
+        **dict.fromkeys((*SEARCHING, "fetch"), documents), **dict.fromkeys(FILES, files),
+        "plan": plan, **dict.fromkeys(BROWSING, browser), MOONSHOT: moonshot,
     }  # fmt: skip
     if names is None:
         searches = index is not None or web is not None
