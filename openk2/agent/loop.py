@@ -173,6 +173,7 @@ class Loop:
                 seconds=round(time.monotonic() - begin, 4),
                 purpose=purpose,
                 request=context.digest(conversation, self.specs),
+                window=self.provider.window,
             )
         )
         self.partial = ""
@@ -222,7 +223,7 @@ class Loop:
         self.budget = Budget.from_json(limits(self.state.started, self.state.raised))
         self.limits = Limits(**self.state.started.limits)
         spent = replace(self.state.spent)
-        self.ledger = Ledger(self.budget, spent, parent=self.parent, saves=self.state.habits.steer)
+        self.ledger = Ledger(self.budget, spent, parent=self.parent, saves=self.state.habits.steer and bool(self.specs))
 
     def _out_of_time(self) -> Spent:
         try:

@@ -57,7 +57,8 @@ class Setup:
 
     `api`: what the server speaks, where its host does not tell. `effort` is one of EFFORTS; `steps` overrides its own.
     `price`: US dollars for a million tokens read, read from a cache, written. `fallback`: a model that takes over when
-    the first is unavailable. `paths`, `merge`: heavy mode.
+    the first is unavailable. `web`: the web is searched and read beside the documents. `memory`: earlier runs may be
+    searched; `private`: this run is never found so. `paths`, `merge`: heavy mode.
     """
 
     mode: Mode = "agent"
@@ -73,6 +74,9 @@ class Setup:
     price: tuple[float, float, float] | None = None
     fallback: str | None = None
     tools_extra: tuple[str, ...] = ()
+    web: bool = False
+    memory: bool = False
+    private: bool = False
     paths: int = 8
     merge: str = "agent"
 
@@ -157,7 +161,8 @@ class Setup:
     def tool_names(self) -> tuple[str, ...]:
         if self.mode == "chat":
             return ()
-        return tuple(dict.fromkeys((*(self.profile.get("tools") or TOOLS), *self.tools_extra)))
+        wished = (*(["fetch"] if self.web else []), *(["memory"] if self.memory else []))
+        return tuple(dict.fromkeys((*(self.profile.get("tools") or TOOLS), *wished, *self.tools_extra)))
 
     def provider(self) -> Provider:
         """Raises UserError for a checkpoint that cannot be loaded, and for a service that is not known."""
@@ -201,4 +206,10 @@ class Setup:
 
         ran = any(isinstance(event, ToolStarted) and event.name == "python" for event in events)
         page = self.profile.get("page_chars")
-        return toolset(names, index=index, workspace=workspace, page_chars=page, resumed=ran)
+        built_in = [name for name in names if name != "memory"]
+        made = toolset(built_in, index=index, workspace=workspace, page_chars=page, resumed=ran)
+        if "memory" in names:
+            from openk2.agent.memory import memory_tool
+
+            made["memory"] = memory_tool(workspace.parent)
+        return {name: made[name] for name in names}

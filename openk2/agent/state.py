@@ -22,6 +22,7 @@ from openk2.agent.events import (
     RunFinished,
     RunResumed,
     RunStarted,
+    RunStopped,
     ToolFinished,
     ToolStarted,
     UserSaid,
@@ -86,6 +87,7 @@ class State:
         self.plan: ToolFinished | None = None
         self.outside = self.private = False  # whether text of strangers, or of the person, was read
         self.finished: RunFinished | None = None
+        self.ended = False  # by an answer or before it: what the person says next is a new question
         self.turn = 0  # number of the event that asked the present question
         self.spent = Spending()  # in this turn
         self.total = Usage()  # of the whole run
@@ -113,9 +115,9 @@ class State:
                 self.entries.append(Entry(event.seq, Message("system", event.system)))
             self._said(event.seq, event.question)
         elif isinstance(event, UserSaid):
-            if self.finished:
+            if self.ended:
                 self.turn, self.spent = event.seq, Spending()
-            self.finished = None
+            self.finished, self.ended = None, False
             self._said(event.seq, event.text)
         elif isinstance(event, ReplyReceived):
             self._reply(event)
@@ -141,8 +143,12 @@ class State:
             self._use(event.usage)
         elif isinstance(event, BudgetRaised):
             self.raised[event.axis] = event.limit
+        elif isinstance(event, RunResumed):
+            self.ended = False
+        elif isinstance(event, RunStopped):
+            self.ended = True
         elif isinstance(event, RunFinished):
-            self.finished = event
+            self.finished, self.ended = event, True
 
     # What is asked of a state.
 
@@ -201,7 +207,7 @@ class State:
     # How it is folded.
 
     def _clock(self, event: Event) -> None:
-        if isinstance(event, RunStarted | RunResumed) or (isinstance(event, UserSaid) and self.finished):
+        if isinstance(event, RunStarted | RunResumed) or (isinstance(event, UserSaid) and self.ended):
             self._begin = event.ts
         elif self._begin is not None:
             passed = max(0.0, event.ts - self._last)

@@ -13,7 +13,12 @@ import click
 from openk2.errors import UserError
 from openk2.paths import config_dir
 
-NAMES = ("model", "base_url", "mode", "docs", "steps", "max_tokens", "max_seconds", "run_dir", "quiet")
+TEXTS = ("model", "base_url", "api", "fallback", "mode", "effort", "merge", "price", "tools", "run_dir")
+NUMBERS = ("steps", "max_tokens", "max_seconds", "max_cost", "paths")
+SWITCHES = ("web", "memory", "private", "yes", "quiet")
+NAMES = (*TEXTS, "docs", *NUMBERS, *SWITCHES)
+TABLES = ("mcp",)  # what other commands read of the file
+PARAMETERS = {"tools": "tools_extra"}  # where an option's value has another name in the program
 
 
 def config_path() -> Path:
@@ -35,17 +40,20 @@ def read() -> dict[str, Any]:
         values = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise UserError(f"{path} is not valid TOML: {error}.") from None
-    if unknown := sorted(set(values) - set(NAMES)):
+    if unknown := sorted(set(values) - {*NAMES, *TABLES}):
         raise UserError(f"{path} has the unknown setting {unknown[0]!r}; known are {', '.join(NAMES)}.")
     if isinstance(values.get("docs"), str):
         values["docs"] = [values["docs"]]
-    texts = [(name, values[name]) for name in ("model", "base_url", "mode", "run_dir") if name in values]
+    for name in ("tools", "price"):
+        if isinstance(values.get(name), list):
+            values[name] = ",".join(map(str, values[name]))
+    texts = [(name, values[name]) for name in TEXTS if name in values]
     docs = values.get("docs", [])
     texts += [("docs", entry) for entry in (docs if isinstance(docs, list) else [docs])]
     for name, value in texts:
         if not isinstance(value, str):
             raise UserError(f"{path} has {value!r} for {name}; write a text in quotes.")
-    return values
+    return {PARAMETERS.get(name, name): value for name, value in values.items()}
 
 
 class Command(click.Command):

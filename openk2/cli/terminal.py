@@ -12,7 +12,19 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from openk2.agent.events import Event, Note, ReplyReceived, RunFinished, ToolFinished, ToolStarted
+from openk2.agent.events import (
+    BudgetRaised,
+    Checked,
+    ContextCut,
+    Event,
+    Guarded,
+    Note,
+    ReplyReceived,
+    RunFinished,
+    ToolFinished,
+    ToolStarted,
+    UserSaid,
+)
 from openk2.agent.sources import Source
 from openk2.providers.base import Delta
 
@@ -21,7 +33,9 @@ PREVIEW = 32  # characters of a result beside its call, at least
 NOTES = {
     "budget": "The budget is used up; this is the best answer so far.",
     "length": "The model's limit of tokens was reached; the answer may be cut.",
+    "stuck": "The run went in circles and was ended.",
 }
+CUTS = {"hide": "old outputs are put away", "notes": "it wrote notes and goes on from them", "fresh": "it begins again"}
 SOURCE_WIDTH = 300  # characters of a source's line
 
 
@@ -53,8 +67,33 @@ def seconds_text(seconds: float) -> str:
     return f"{seconds * 1000:.0f} ms" if seconds < 1 else f"{seconds:.1f} s"
 
 
+def money_text(dollars: float) -> str:
+    return f"${dollars:.2f}" if dollars >= 0.1 else f"${dollars:.4f}"
+
+
+def event_note(item: Event) -> str | None:
+    """What is said in brackets of an event that is neither text nor a call."""
+    if isinstance(item, Note):
+        return item.text
+    if isinstance(item, ContextCut):
+        return f"The conversation was near the end of the window: {CUTS[item.kind]}."
+    if isinstance(item, Guarded):
+        return f"It went in circles ({item.kind}): {item.action}."
+    if isinstance(item, Checked) and not item.ok:
+        return "The answer was sent back: " + item.text.partition("\n- ")[2].partition("\n")[0] if (
+            item.kind == "audit"
+        ) else "The answer is being doubted."
+    if isinstance(item, BudgetRaised):
+        limit = "without limit" if item.limit is None else f"{item.limit:g}"
+        return f"The budget of {item.axis} is {limit} now."
+    return None
+
+
 class Terminal:
-    """Watches a loop. `live` shows the answer as it is written; else it is printed once, at the end."""
+    """Watches a loop. `live` shows the answer as it is written; else it is printed once, at the end.
+
+    While a person types (`typing`), what comes waits and is shown when the line is done.
+    """
 
     def __init__(self, *, quiet: bool = False, live: bool | None = None) -> None:
         self.quiet = quiet
@@ -63,6 +102,8 @@ class Terminal:
         self._shown = ""  # kind of the text that is open at the end of the screen
         self._fleeting = False
         self._written = ""  # content of the present reply that is on the screen
+        self._typed: str | None = None
+        self._waiting: list[Event | Delta] = []
         self._console: Any = None
         if self.live:
             from rich.console import Console
@@ -70,7 +111,9 @@ class Terminal:
             self._console = Console(highlight=False, markup=False, emoji=False)
 
     def watch(self, item: Event | Delta) -> None:
-        if isinstance(item, Delta):
+        if self._typed is not None:
+            self._waiting.append(item)
+        elif isinstance(item, Delta):
             self._delta(item)
         elif isinstance(item, ReplyReceived):
             self.end()
@@ -83,8 +126,35 @@ class Terminal:
         elif isinstance(item, ToolFinished):
             self._call_line(item)
             self.wait("")
-        elif isinstance(item, Note):
-            self.note(item.text)
+        elif isinstance(item, UserSaid):
+            self._written = ""
+        elif note := event_note(item):
+            self.note(note)
+
+    def say(self, text: str) -> None:
+        """Something the person must read, also where the rest is quiet."""
+        self.end()
+        self._raw("\n".join(one_line(line) for line in text.split("\n")), "yellow", "\n")
+
+    def prompt(self, text: str) -> None:
+        """The beginning of a line that the person ends."""
+        self.end()
+        self._raw(text, "bold", "")
+
+    def typing(self, text: str | None) -> None:
+        """What the person has typed of a line so far; None: they are done, and what waited is shown."""
+        if text is not None:
+            if self._typed is None:
+                self.end()
+            self._console.file.write("\r\x1b[2K")
+            self._raw(f"› {plain(text)[-self._width() + 4 :]}", "bold", "")
+            self._typed = text
+            return
+        if self._typed is not None:
+            self._console.file.write("\r\x1b[2K")
+        self._typed, waiting, self._waiting = None, self._waiting, []
+        for item in waiting:
+            self.watch(item)
 
     def note(self, text: str) -> None:
         self._line(f"({one_line(text)})", "yellow")

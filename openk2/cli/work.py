@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import json
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 from openk2.agent import context
 from openk2.agent.events import RunFinished
 from openk2.agent.log import Log, runs_dir
-from openk2.agent.loop import Loop
-from openk2.agent.setup import Setup, close
+from openk2.agent.parts import Parts
 from openk2.agent.sources import Source, sources
 from openk2.agent.state import State
+from openk2.cli import keyboard
+from openk2.cli.consent import Consent
 from openk2.cli.terminal import Terminal
 from openk2.errors import UserError
 from openk2.tools.index import Index
@@ -26,11 +25,14 @@ class Stopped(UserError):
     exit_code = 130
 
 
-def work(log: Log, *, as_json: bool = False, quiet: bool = False) -> int:
-    """Returns the exit code. Raises UserError, with the way to go on where the run is worth it."""
+def work(log: Log, *, as_json: bool = False, quiet: bool = False, yes: bool = False) -> int:
+    """Returns the exit code. Raises UserError, with the way to go on where the run is worth it.
+
+    `yes`: calls that need a person's word are allowed unasked. Else they are asked about where there is a terminal.
+    """
     terminal = Terminal(quiet=quiet or as_json)
     try:
-        end, index = _run(log, terminal)
+        end, index = _run(log, terminal, yes)
     except KeyboardInterrupt:
         terminal.end()
         raise Stopped(f"stopped; `{resume_command(log)}` goes on.") from None
@@ -48,25 +50,27 @@ def work(log: Log, *, as_json: bool = False, quiet: bool = False) -> int:
     return 0
 
 
-def _run(log: Log, terminal: Terminal) -> tuple[RunFinished, Index | None]:
-    setup = Setup.from_json(log.started.setup)
-    skipped: list[tuple[Path, str]] = []
-    with ThreadPoolExecutor(1) as pool:
-        opening = pool.submit(setup.index, lambda path, why: skipped.append((path, why)))  # while the model loads
-        provider = setup.provider()
-        index = opening.result()
-    for path, why in skipped:
+def _run(log: Log, terminal: Terminal, yes: bool) -> tuple[RunFinished, Index | None]:
+    parts = Parts.open(log)
+    for path, why in parts.skipped:
         terminal.note(f"left out: {path} {why}")
-    tools = setup.tools(log.started.tools, index, log.workspace, log.events)
+    consent = Consent(terminal, yes=yes)
+    asked = keyboard.present()
 
     async def run() -> RunFinished:
         try:
-            terminal.wait(f"{provider.name} is reading")
-            return await Loop(log, provider, tools, watch=terminal.watch).run()
+            terminal.wait(f"{parts.provider.name} is reading")
+            worker = parts.worker(
+                log,
+                watch=terminal.watch,
+                approve=consent.approve if yes or asked else None,
+                more=consent.more if asked else None,
+            )
+            return await worker.run()
         finally:
-            await close(provider, *tools.values())
+            await parts.aclose()
 
-    return asyncio.run(run()), index
+    return asyncio.run(run()), parts.index
 
 
 def resume_command(log: Log) -> str:

@@ -1,0 +1,69 @@
+"""What a run works with: its model, its documents, its tools; opened together, closed together."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from openk2.agent.calls import Approve
+from openk2.agent.log import Log
+from openk2.agent.loop import Loop, More, Watch
+from openk2.agent.setup import Setup, close
+from openk2.errors import UserError
+from openk2.providers.base import Provider
+from openk2.tools.base import Tool
+from openk2.tools.index import Index
+
+
+@dataclass
+class Parts:
+    """`skipped`: files that were left out of the documents, and why."""
+
+    provider: Provider
+    index: Index | None
+    tools: dict[str, Tool]
+    skipped: list[tuple[Path, str]] = field(default_factory=list)
+
+    @classmethod
+    def open(cls, log: Log, *, provider: Provider | None = None, own: Mapping[str, Tool] | None = None) -> Parts:
+        """The parts of the run in `log`. `provider` stands in for the one its setup names; `own` are tools of a
+        Python program, which no setup can name.
+
+        Raises UserError where the model, the documents or a tool cannot be opened.
+        """
+        setup, own = Setup.from_json(log.started.setup), own or {}
+        names = [name for name in log.started.tools if name not in own]
+        _check_known(names)
+        skipped: list[tuple[Path, str]] = []
+        with ThreadPoolExecutor(1) as pool:
+            opening = pool.submit(setup.index, lambda path, why: skipped.append((path, why)))  # while the model loads
+            provider = provider or setup.provider()
+            index = opening.result()
+        made = {**setup.tools(names, index, log.workspace, log.events), **own}
+        return cls(provider, index, {name: made[name] for name in log.started.tools}, skipped)
+
+    def worker(
+        self,
+        log: Log,
+        *,
+        watch: Watch = lambda _: None,
+        approve: Approve | None = None,
+        more: More | None = None,
+    ) -> Loop:
+        """What does the work: in heavy mode several paths and their merge, else one loop."""
+        return Loop(log, self.provider, self.tools, watch=watch, approve=approve, more=more)
+
+    async def aclose(self) -> None:
+        await close(self.provider, *self.tools.values())
+
+
+def _check_known(names: list[str]) -> None:
+    from openk2.tools import BUILT_IN
+
+    foreign = [name for name in names if name not in BUILT_IN and name != "memory"]
+    if foreign:
+        raise UserError(
+            f"This run has the tool {foreign[0]} of a Python program; go on with it there: Agent(...).resume(RUN)."
+        )
