@@ -257,6 +257,7 @@ class Loop:
                 said = self.partial.strip() or said
             else:
                 said = ""
+                self.calls.give_up()
         answer = said or self.state.best_answer()
         return self._finish("budget", answer or f"No answer was reached within the budget of {spent}.")
 

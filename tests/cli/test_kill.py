@@ -19,16 +19,15 @@ from openk2.agent.events import ToolFinished
 K2 = [sys.executable, "-P", "-m", "openk2"]
 KILLS = 8
 STEPS = 6
-LANDS = ("Kenya", "Ghana", "Chad", "Peru", "Chile", "Japan")
 CODE = "with open('effects.txt', 'a') as f: n = f.write('{step}\\\\n')\\nprint({step} * 111)"
 
 
 def answer(server: Any, request: dict[str, Any]) -> list[Any]:
     step = sum(m["role"] == "assistant" for m in request["messages"])
-    if step >= STEPS:
+    if step >= STEPS:  # and again, as no tool has shown the line
         return [0.02, *said("The sum is done [kenya:1].", "Enough.")]
     code = CODE.format(step=step)
-    pair = (("python", f'{{"code": "{code}"}}'), ("search", f'{{"query": "population of {LANDS[step]}"}}'))
+    pair = (("python", f'{{"code": "{code}"}}'), ("search", f'{{"query": "population of Kenya {step}"}}'))
     calls = [(f"functions.{name}:{2 * step + i}", name, text) for i, (name, text) in enumerate(pair)]
     return [0.02, *called(*calls, reasoning=f"Step {step}.")]
 
