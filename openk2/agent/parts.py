@@ -60,9 +60,9 @@ class Parts:
 
 
 def _check_known(names: list[str]) -> None:
-    from openk2.tools import BUILT_IN
+    from openk2.tools import ALL
 
-    foreign = [name for name in names if name not in BUILT_IN and name != "memory"]
+    foreign = [name for name in names if name not in ALL and name != "memory"]
     if foreign:
         raise UserError(
             f"This run has the tool {foreign[0]} of a Python program; go on with it there: Agent(...).resume(RUN)."

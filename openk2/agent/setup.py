@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from openk2 import __version__
 from openk2.agent import prompts
@@ -18,6 +18,9 @@ from openk2.paths import NANO
 from openk2.providers.base import Provider
 from openk2.tools.base import Tool
 from openk2.tools.index import Index
+
+if TYPE_CHECKING:
+    from openk2.tools.web import Web
 
 TOOLS = ("search", "open", "find", "calculator", "python")
 STEPS = 300  # replies; what K2 Thinking was measured with
@@ -206,10 +209,29 @@ class Setup:
 
         ran = any(isinstance(event, ToolStarted) and event.name == "python" for event in events)
         page = self.profile.get("page_chars")
-        built_in = [name for name in names if name != "memory"]
-        made = toolset(built_in, index=index, workspace=workspace, page_chars=page, resumed=ran)
+        made = toolset(
+            [name for name in names if name != "memory"],
+            index=index,
+            workspace=workspace,
+            page_chars=page,
+            resumed=ran,
+            web=self.open_web(workspace.parent) if self.web else None,
+            read_only=[Path(path) for path in self.docs],
+            private=bool(self.docs),
+        )
         if "memory" in names:
             from openk2.agent.memory import memory_tool
 
             made["memory"] = memory_tool(workspace.parent)
         return {name: made[name] for name in names}
+
+    def open_web(self, run: Path) -> Web:
+        """The web for the run in folder `run`; without the key of a search engine its pages are read, not searched."""
+        from openk2.tools.web import Web
+        from openk2.tools.web_search import engine
+
+        try:
+            searching = engine()
+        except UserError:
+            searching = None
+        return Web(searching, pages=run / "pages")

@@ -97,5 +97,9 @@ def model_name(name: str | None, base_url: str | None) -> str | None:
 def setup_of(*, docs: tuple[str, ...], model: str | None, base_url: str | None, **given: Any) -> Setup:
     """The setup of the options; `given` are fields of Setup by their names."""
     from openk2.agent.setup import Setup
+    from openk2.tools import ALL
 
+    for name in given.get("tools_extra", ()):
+        if name not in ALL and name != "memory":
+            raise UserError(f"There is no tool {name!r}; --tools takes {', '.join(ALL)} and memory.")
     return Setup(docs=documents(docs), model=model_name(model, base_url), base_url=base_url, **given)

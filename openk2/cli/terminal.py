@@ -36,6 +36,7 @@ NOTES = {
     "stuck": "The run went in circles and was ended.",
 }
 CUTS = {"hide": "old outputs are put away", "notes": "it wrote notes and goes on from them", "fresh": "it begins again"}
+PIPE_WIDTH = 160  # characters of a line that goes to a file or another program
 SOURCE_WIDTH = 300  # characters of a source's line
 
 
@@ -109,6 +110,8 @@ class Terminal:
             from rich.console import Console
 
             self._console = Console(highlight=False, markup=False, emoji=False)
+            if not self._console.is_terminal:
+                self._console.width = PIPE_WIDTH
 
     def watch(self, item: Event | Delta) -> None:
         if self._typed is not None:
@@ -155,6 +158,11 @@ class Terminal:
         self._typed, waiting, self._waiting = None, self._waiting, []
         for item in waiting:
             self.watch(item)
+
+    def line(self, text: str, style: str) -> None:
+        """Lines of their own."""
+        self.end()
+        self._raw(plain(text), style, "\n")
 
     def note(self, text: str) -> None:
         self._line(f"({one_line(text)})", "yellow")
@@ -228,7 +236,7 @@ class Terminal:
             self._fleeting = False
 
     def _width(self) -> int:
-        return self._console.width if self.live else 160
+        return self._console.width if self.live else PIPE_WIDTH
 
     def _raw(self, text: str, style: str, end: str) -> None:
         if self.live:
