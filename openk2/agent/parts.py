@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from openk2.agent.calls import Approve
 from openk2.agent.log import Log
@@ -19,12 +18,12 @@ from openk2.tools.index import Index
 
 @dataclass
 class Parts:
-    """`skipped`: files that were left out of the documents, and why."""
+    """`notes`: what a person should know of how they were opened, as files that were left out."""
 
     provider: Provider
     index: Index | None
     tools: dict[str, Tool]
-    skipped: list[tuple[Path, str]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
     @classmethod
     def open(cls, log: Log, *, provider: Provider | None = None, own: Mapping[str, Tool] | None = None) -> Parts:
@@ -36,13 +35,13 @@ class Parts:
         setup, own = Setup.from_json(log.started.setup), own or {}
         names = [name for name in log.started.tools if name not in own]
         _check_known(names)
-        skipped: list[tuple[Path, str]] = []
-        with ThreadPoolExecutor(1) as pool:
-            opening = pool.submit(setup.index, lambda path, why: skipped.append((path, why)))  # while the model loads
+        notes: list[str] = []
+        with ThreadPoolExecutor(1) as pool:  # the documents are read while the model loads
+            opening = pool.submit(setup.index, lambda path, why: notes.append(f"left out: {path} {why}"))
             provider = provider or setup.provider()
             index = opening.result()
         made = {**setup.tools(names, index, log.workspace, log.events), **own}
-        return cls(provider, index, {name: made[name] for name in log.started.tools}, skipped)
+        return cls(provider, index, {name: made[name] for name in log.started.tools}, notes)
 
     def worker(
         self,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -184,7 +185,8 @@ def export(run: str, kind: str, out: Path | None, run_dir: Path | None) -> None:
             click.echo(f"The tools are left out: {error}", err=True)
     text = write(folder, kind, specs).encode("utf-8", "replace")
     if out is None:
-        click.get_binary_stream("stdout").write(text)
+        sys.stdout.flush()
+        sys.stdout.buffer.write(text)
         return
     try:
         out.write_bytes(text)

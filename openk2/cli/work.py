@@ -52,8 +52,8 @@ def work(log: Log, *, as_json: bool = False, quiet: bool = False, yes: bool = Fa
 
 def _run(log: Log, terminal: Terminal, yes: bool) -> tuple[RunFinished, Index | None]:
     parts = Parts.open(log)
-    for path, why in parts.skipped:
-        terminal.note(f"left out: {path} {why}")
+    for note in parts.notes:
+        terminal.note(note)
     consent = Consent(terminal, yes=yes)
     asked = keyboard.present()
 
