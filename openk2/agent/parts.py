@@ -36,8 +36,14 @@ class Parts:
         names = [name for name in log.started.tools if name not in own]
         _check_known(names)
         notes: list[str] = []
+
+        def opened() -> Index | None:
+            if not _searches(names):
+                return None
+            return setup.index(lambda path, why: notes.append(f"left out: {path} {why}"))
+
         with ThreadPoolExecutor(1) as pool:  # the documents are read while the model loads
-            opening = pool.submit(setup.index, lambda path, why: notes.append(f"left out: {path} {why}"))
+            opening = pool.submit(opened)
             provider = provider or setup.provider()
             index = opening.result()
         made = {**setup.tools(names, index, log.workspace, log.events), **own}
@@ -56,6 +62,12 @@ class Parts:
 
     async def aclose(self) -> None:
         await close(self.provider, *self.tools.values())
+
+
+def _searches(names: list[str]) -> bool:
+    from openk2.tools import SEARCHING
+
+    return any(name in SEARCHING for name in names)
 
 
 def _check_known(names: list[str]) -> None:
