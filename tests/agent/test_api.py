@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import signal
 import subprocess
 import sys
 import threading
@@ -245,10 +246,10 @@ def test_ctrl_c_stops_the_run_before_it_goes_on(tmp_path: Path) -> None:
     program = Agent(provider=ScriptedProvider([call(("wait", '{"n": 1}'))]), tools=[wait], run_dir=tmp_path)
 
     def interrupt() -> None:
-        import _thread
-
         started.wait(20)
-        _thread.interrupt_main()
+        ident = threading.main_thread().ident
+        assert ident is not None
+        signal.pthread_kill(ident, signal.SIGINT)
 
     threading.Thread(target=interrupt, daemon=True).start()
     with pytest.raises(KeyboardInterrupt):
