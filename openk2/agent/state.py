@@ -138,6 +138,7 @@ class State:
             self.children[event.child] = event
         elif isinstance(event, ChildFinished):
             self.children[event.child] = event
+            self.spent.steps += event.steps
             self._use(event.usage)
         elif isinstance(event, BudgetRaised):
             self.raised[event.axis] = event.limit
