@@ -6,6 +6,8 @@ A call that was interrupted goes on where its helper stopped.
 
 from __future__ import annotations
 
+import json
+import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
@@ -13,11 +15,11 @@ from typing import Any
 
 from openk2.agent.budget import Budget, Ledger
 from openk2.agent.calls import Approve
-from openk2.agent.children import Host, ToolsFor, WatchTree, begin, charge, ended, record, used
+from openk2.agent.children import Host, ToolsFor, WatchTree, begin, charge, ended, finish, record, used
 from openk2.agent.events import ChildFinished, ChildStarted
 from openk2.agent.log import Log
 from openk2.agent.loop import Loop, More
-from openk2.agent.setup import Setup, close
+from openk2.agent.setup import Setup
 from openk2.agent.sources import cited, shown_lines
 from openk2.providers.base import Provider
 from openk2.tools.base import Tool, ToolError, tool
@@ -27,6 +29,8 @@ NAME = "ask_agent"
 DEPTH = 2  # helpers of helpers, no further
 SLICE = 4  # a helper gets this part of what is left
 LEAST_STEPS = 2
+
+_LINE = re.compile(r"^\[", re.MULTILINE)
 
 
 def tools_for(setup: Setup, index: Index | None) -> ToolsFor:
@@ -140,10 +144,7 @@ class Helpers:
                 ledger=host.ledger,
                 depth=self._depth + 1,
             )
-            try:
-                end = await loop.run()
-            finally:
-                await close(*loop.tools.values())
+            end = await finish(loop)
             answer = with_lines(end.answer, log)
         record(host, ended(name, loop.state, end.reason, answer))
         return answer
@@ -160,30 +161,34 @@ class Helpers:
 def with_lines(answer: str, log: Log) -> str:
     """The answer, and below it the lines that it cites, as the helper's tools have shown them."""
     shown = shown_lines(log.events)
+    answer = _LINE.sub(" [", answer)  # only what tools have shown stands as a line
     lines = [f"[{id}:{line}] {shown[id, line]}" for id, line in cited(answer) if (id, line) in shown]
     return "\n".join([answer, "", *lines]) if lines else answer
 
 
 def _slice(ledger: Ledger) -> Budget:
-    """A part of what the run that asks has left; None stays without limit."""
-    own = ledger.budget
+    """A part of what the run that asks, and what it is a part of, have left; None is without limit."""
 
-    def part(limit: float | None, spent: float) -> float | None:
-        return None if limit is None else max(0.0, (limit - spent) / SLICE)
+    def part(axis: str) -> float | None:
+        left: list[float] = []
+        at: Ledger | None = ledger
+        while at is not None:
+            limit = getattr(at.budget, axis)
+            left += [] if limit is None else [max(0.0, limit - getattr(at, axis))]
+            at = at.parent
+        return min(left) / SLICE if left else None
 
-    steps, tokens = part(own.steps, ledger.steps), part(own.tokens, ledger.tokens)
+    steps, tokens = part("steps"), part("tokens")
     return Budget(
         steps=None if steps is None else int(steps),
         tokens=None if tokens is None else int(tokens),
-        thinking=own.thinking,
-        seconds=part(own.seconds, ledger.seconds),
-        money=part(own.money, ledger.money),
+        thinking=ledger.budget.thinking,
+        seconds=part("seconds"),
+        money=part("money"),
     )
 
 
 def _task(arguments: str) -> str:
-    import json
-
     try:
         data: Any = json.loads(arguments)
     except ValueError:

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Protocol, TypeVar
 
 from openk2.agent.budget import Ledger
-from openk2.agent.events import ChildFinished, ChildStarted, Event, RunResumed, RunStarted
+from openk2.agent.events import ChildFinished, ChildStarted, Event, RunFinished, RunResumed, RunStarted
 from openk2.agent.log import LOG, Log, read
+from openk2.agent.loop import Loop
+from openk2.agent.setup import close
 from openk2.agent.state import Spending, State
 from openk2.providers.base import Delta
 from openk2.tools.base import Tool
@@ -51,6 +54,14 @@ def begin(host: Host, name: str, folder: str, started: RunStarted, task: str = "
     return log
 
 
+async def finish(loop: Loop) -> RunFinished:
+    """Run it to its end, and end what its tools keep running."""
+    try:
+        return await loop.run()
+    finally:
+        await close(*loop.tools.values())
+
+
 def ended(name: str, state: State, reason: str, answer: str) -> ChildFinished:
     """How a child ended, with all that it and its own children have used."""
     return ChildFinished(
@@ -60,6 +71,8 @@ def ended(name: str, state: State, reason: str, answer: str) -> ChildFinished:
         steps=state.spent.steps,
         usage=state.spent.usage,
         seconds=round(state.spent.seconds, 3),
+        outside=state.outside,
+        private=state.private,
     )
 
 
@@ -88,7 +101,7 @@ def seconds(log: Log) -> float:
     times = [(event.ts, isinstance(event, RunStarted | RunResumed)) for event in log.events]
     times += [(event.ts, False) for folder in below(log.folder) for event in read(folder)]
     times.sort()
-    return sum(max(0.0, ts - before) for (before, _), (ts, begins) in zip(times, times[1:], strict=False) if not begins)
+    return sum(max(0.0, ts - before) for (before, _), (ts, begins) in pairwise(times) if not begins)
 
 
 def below(folder: Path) -> Iterator[Path]:

@@ -9,16 +9,18 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, cast, get_args
 
 from openk2.agent import merge as merging
-from openk2.agent.answers import Trajectory, agreement, groups
+from openk2.agent import prompts
+from openk2.agent.answers import Trajectory, agreement, groups, key
 from openk2.agent.ask_agent import loop_for
 from openk2.agent.budget import Budget, Ledger
 from openk2.agent.calls import Approve
-from openk2.agent.children import ToolsFor, WatchTree, begin, ended, family, record, seconds, used
+from openk2.agent.children import ToolsFor, WatchTree, begin, ended, family, finish, record, seconds, used
 from openk2.agent.events import (
     BudgetRaised,
     BudgetSpent,
@@ -31,8 +33,8 @@ from openk2.agent.events import (
     RunStopped,
 )
 from openk2.agent.log import Log, read
-from openk2.agent.loop import Loop, More
-from openk2.agent.setup import Setup, close
+from openk2.agent.loop import NO_ANSWER, NO_ROOM, STUCK, Loop, More
+from openk2.agent.setup import Setup
 from openk2.agent.sources import keep_known, shown_lines
 from openk2.agent.state import Spending, State, limits
 from openk2.chat.messages import ToolCall
@@ -40,9 +42,7 @@ from openk2.errors import UserError
 from openk2.providers.base import Provider
 from openk2.tools.base import Tool
 
-T = TypeVar("T")
 WARM = 0.7  # temperature of the paths after the first where the model would be greedy: greedy paths are all the same
-REASONS: tuple[RunReason, ...] = ("stop", "length", "budget", "empty", "stuck")
 
 
 @dataclass(slots=True)
@@ -140,7 +140,7 @@ class Heavy:
     async def _work(
         self, open_paths: Sequence[Path], done: dict[int, Trajectory], failed: dict[int, UserError]
     ) -> None:
-        running = {asyncio.create_task(self._run(path)): path for path in open_paths}
+        running = {asyncio.create_task(finish(path.loop)): path for path in open_paths}
         try:
             while running:
                 if agree := agreement(list(done.values()), self.setup.paths):
@@ -177,7 +177,11 @@ class Heavy:
 
     def _open(self, number: int) -> Path:
         log = begin(self, str(number), f"paths/{number}", self._path_started(number))
-        return Path(number, self._loop(str(number), log, self.paths_ledger))
+        try:
+            return Path(number, self._loop(str(number), log, self.paths_ledger))
+        except BaseException:
+            log.close()
+            raise
 
     def _path_started(self, number: int) -> RunStarted:
         """As the run itself, but for the seed and, after the first, some warmth where the model would be greedy."""
@@ -195,11 +199,9 @@ class Heavy:
         return not self.setup.served and not self.setup.profile.get("temperature", 0.0)
 
     def _own_budget(self) -> dict[str, Any]:
-        """A child is limited by the ledger of its parent; thinking alone is for each step."""
-        return Budget(thinking=Budget.from_json(self.log.started.budget).thinking).to_json()
-
-    async def _run(self, path: Path) -> RunFinished:
-        return await _closing(path.loop)
+        """A child is limited by the ledger of its parent, and by the steps of a single run."""
+        thinking = Budget.from_json(self.log.started.budget).thinking
+        return Budget(self.setup.steps_of_one, thinking=thinking).to_json()
 
     def _loop(self, name: str, log: Log, ledger: Ledger, more_tools: Mapping[str, Tool] | None = None) -> Loop:
         return loop_for(
@@ -253,6 +255,7 @@ class Heavy:
                 run=f"{started.run}/{name}",
                 parent=started.run,
                 question=question,
+                system=started.system if tools else prompts.CHAT,
                 tools=started.tools if tools else (),
                 budget=self._own_budget(),
                 limits=asked,
@@ -260,7 +263,7 @@ class Heavy:
         )
         with log:
             loop = self._loop(name, log, self.ledger, tools)
-            end = await _closing(loop)
+            end = await finish(loop)
         answer = _said(end)
         record(self, ended(name, loop.state, end.reason, answer))
         return merging.Said(answer, end.reason)
@@ -272,7 +275,7 @@ class Heavy:
             record(self, Note(text=f"{dropped} citations of lines that no path has shown were left out."))
         if any(path.answer for path in paths):
             record(self, Note(text=_who_agreed(paths, answer)))
-        reason = next((reason for reason in REASONS if reason == said.reason), "stop")
+        reason = cast(RunReason, said.reason if said.reason in get_args(RunReason) else "stop")
         spent = self.state.spent
         return record(
             self,
@@ -317,11 +320,11 @@ class Heavy:
         assert self._more is not None
         axis = spent.axis
         async with self._asking:
-            limit = getattr(self.ledger.budget, axis)
+            limit, of_paths = getattr(self.ledger.budget, axis), getattr(self.paths_ledger.budget, axis)
             if limit is None or axis in self._declined:
                 return None
-            if spent.limit not in (limit, getattr(self.paths_ledger.budget, axis)):
-                return 1.0  # another child has asked meanwhile
+            if spent.limit not in (limit, of_paths):  # its own end, or that of all before another child asked
+                return None if axis == "steps" and spent.limit == self.setup.steps_of_one else 1.0
             added = await self._more(replace(spent, limit=limit, used=round(getattr(self.ledger, axis), 6)))
             if not added or added <= 0:
                 self._declined.add(axis)
@@ -333,18 +336,9 @@ class Heavy:
 
     def _stopped_by(self, error: BaseException) -> BaseException:
         """Write down why, if the disk still takes it: the error itself may be that it does not."""
-        try:
+        with suppress(UserError):
             record(self, RunStopped(why=str(error) or type(error).__name__))
-        except UserError:
-            pass
         return error
-
-
-async def _closing(loop: Loop) -> RunFinished:
-    try:
-        return await loop.run()
-    finally:
-        await close(*loop.tools.values())
 
 
 async def _cancel(tasks: Mapping[asyncio.Task[Any], Any]) -> None:
@@ -373,8 +367,6 @@ def _share(budget: Budget, kept: float) -> Budget:
 
 def _said(end: RunFinished) -> str:
     """What a child answered; empty where its end says in words of ours that it came to no answer."""
-    from openk2.agent.loop import NO_ANSWER, NO_ROOM, STUCK
-
     none = end.answer in (NO_ANSWER, NO_ROOM, STUCK) or end.answer.startswith("No answer was reached within")
     return "" if none else end.answer
 
@@ -390,8 +382,6 @@ def _listed(paths: Sequence[Trajectory]) -> str:
 
 
 def _who_agreed(paths: Sequence[Trajectory], answer: str) -> str:
-    from openk2.agent.answers import key
-
     final = key(answer, paths[0].question)
     same = [path for group in groups(paths) for path in group if path.key.same(final)]
     return f"{_listed(same)} gave this answer." if same else "No path gave this answer in these words."

@@ -108,7 +108,7 @@ def _reflection(answers: Sequence[str], question: str, seed: int) -> str:
 
 
 async def _recursive(paths: Sequence[Trajectory], ask: Ask, seed: int) -> Said:
-    """Each round makes as many new answers as there were paths, each of a few random ones; then the last are counted."""
+    """Each round makes as many answers as there were paths, each of a few random ones; the last round is counted."""
     question, population, last = paths[0].question, [path.answer for path in paths], ""
     for step in range(1, ROUNDS + 1):
         async with asyncio.TaskGroup() as tasks:

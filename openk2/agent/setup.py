@@ -126,7 +126,7 @@ class Setup:
     def started(self, run: str, question: str, *, parent: str = "") -> RunStarted:
         """The first event of a run with this setup."""
         effort = EFFORTS.get(self.effort or "")
-        steps = self.steps or (effort.steps if effort else STEPS)
+        steps = self.steps or self.steps_of_one * (self.paths + 1 if self.mode == "heavy" else 1)
         budget = Budget(steps, self.max_tokens, effort.thinking if effort else None, self.max_seconds, self.max_cost)
         limits: dict[str, Any] = {} if self.served else {"seed": 0}  # a resumed run samples what it would have sampled
         if self.effort:
@@ -143,6 +143,12 @@ class Setup:
             parent=parent,
             version=__version__,
         )
+
+    @property
+    def steps_of_one(self) -> int:
+        """The most steps of one run; heavy mode has several, and shares what is given to all of them."""
+        effort = EFFORTS.get(self.effort or "")
+        return effort.steps if effort else STEPS
 
     @property
     def habits(self) -> Habits:

@@ -13,8 +13,8 @@ from openk2.tools.index import Index
 _MARK = re.compile(r"\[([^\[\]\n]*?\w:\d[^\[\]\n]*)\]")
 _PLACE = re.compile(r"([\w.\-]+):(\d+)(?:\s*[-–]\s*(\d+))?")
 _SHOWN = re.compile(r"^\[([\w.\-]+):(\d+)\] (.*)$", re.MULTILINE)
-# What python prints is no document. The last two show lines that readers showed in other runs.
-READERS = ("search", "open", "find", "fetch", "search_paths", "get_segment")
+# What python prints is no document. The last three show lines that readers showed in other runs.
+READERS = ("search", "open", "find", "fetch", "search_paths", "get_segment", "ask_agent")
 LONGEST_RANGE = 12  # lines of `[id:first-last]` that are looked up
 
 
