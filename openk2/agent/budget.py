@@ -68,7 +68,8 @@ class Grant:
 class Ledger:
     """What is used and what is reserved, of one run and, through `parent`, of all that it is part of.
 
-    `saves`: how many runs have to end with an answer; a last step, some tokens, time and money are kept back for each.
+    `saves`: how many runs have yet to end with an answer; a last step, some tokens and money are kept back for each,
+    until it is reserved as the `last`.
     """
 
     def __init__(
@@ -114,12 +115,12 @@ class Ledger:
         caps = [cap for ledger in self._chain() for cap in ledger._caps(prompt, price, last)]
         if not caps:
             for ledger in self._chain():
-                ledger._held_steps += 1
+                ledger._hold(last)
             return Grant(wanted)
         tokens = min(*caps, wanted or REPLY_TOKENS)
         money = price.cost(Usage(prompt=prompt, completion=tokens)) if price else 0.0
         for ledger in self._chain():
-            ledger._held_steps += 1
+            ledger._hold(last)
             ledger._held_tokens += tokens
             ledger._held_money += money
         return Grant(tokens, tokens, money)
@@ -144,6 +145,10 @@ class Ledger:
             return None
         kept = min(LAST_SECONDS, limit / 8) if self.saves and not last else 0.0
         return max(0.0, limit - kept - self.seconds)
+
+    def _hold(self, last: bool) -> None:
+        self._held_steps += 1
+        self.saves = max(0, self.saves - last)
 
     def _keeps(self, last: bool) -> int:
         """Last answers that are kept back beside this reply; of few steps, not all."""

@@ -42,6 +42,7 @@ from openk2.errors import UserError
 from openk2.providers.base import Provider
 from openk2.tools.base import Tool
 
+SEEDS = 1000  # between two paths: a run uses those after its own where it has to ask again
 WARM = 0.7  # temperature of the paths after the first where the model would be greedy: greedy paths are all the same
 
 
@@ -53,8 +54,10 @@ class Path:
     loop: Loop
 
     @property
-    def name(self) -> str:
-        return str(self.number)
+    def unsaid(self) -> int:
+        """1 while a last answer is still kept back for it."""
+        ledger: Ledger | None = getattr(self.loop, "ledger", None)  # there is none where it failed at once
+        return int(self.loop.state.habits.steer if ledger is None else ledger.saves)
 
 
 class Heavy:
@@ -125,7 +128,7 @@ class Heavy:
                     open_paths.append(self._open(number))
                 except UserError as error:
                     failed[number] = error
-            self.paths_ledger.saves = len(open_paths) if self.steer else 0
+            self._save(len(open_paths) * self.steer)
             await self._work(open_paths, done, failed)
             for number, error in failed.items() if done else ():
                 done[number] = self._ended(number, "error", "")
@@ -150,7 +153,7 @@ class Heavy:
                 ready, _ = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
                 for task in ready:
                     path = running.pop(task)
-                    self.paths_ledger.saves = max(0, self.paths_ledger.saves - 1)
+                    self._save(-path.unsaid)
                     error = task.exception()
                     if isinstance(error, UserError):
                         failed[path.number] = error
@@ -188,7 +191,7 @@ class Heavy:
         started = self.log.started
         asked = dict(started.limits)
         if "seed" in asked:
-            asked["seed"] = self._seed + number - 1
+            asked["seed"] = self._seed + SEEDS * (number - 1)
         if number > 1 and not asked.get("temperature") and self._greedy():
             asked["temperature"] = WARM
         return replace(
@@ -295,12 +298,21 @@ class Heavy:
         budget = Budget.from_json(limits(self.log.started, self.state.raised))
         worked = seconds(self.log)
         spent, walked = used(self.log.folder), self._walked()
-        self.ledger = Ledger(budget, Spending(spent.steps, spent.usage, worked), saves=self.steer)
+        self.ledger = Ledger(
+            budget,
+            Spending(spent.steps, spent.usage, worked),
+            saves=int(self.steer and self.kind in merging.SHARES),
+        )
         self.paths_ledger = Ledger(
             _share(budget, merging.SHARES.get(self.kind, 0.0)),
             Spending(walked.steps, walked.usage, worked),
             parent=self.ledger,
         )
+
+    def _save(self, answers: int) -> None:
+        """Keep back so many last answers of paths more, or fewer."""
+        for ledger in (self.ledger, self.paths_ledger):
+            ledger.saves = max(0, ledger.saves + answers)
 
     def _walked(self) -> Spending:
         """What the paths alone have used."""
