@@ -222,7 +222,7 @@ class Loop:
         self.budget = Budget.from_json(limits(self.state.started, self.state.raised))
         self.limits = Limits(**self.state.started.limits)
         spent = replace(self.state.spent)
-        self.ledger = Ledger(self.budget, spent, parent=self.parent, saves=self.state.habits.steer)
+        self.ledger = Ledger(self.budget, spent, parent=self.parent, saves=self.state.habits.steer and bool(self.specs))
 
     def _out_of_time(self) -> Spent:
         try:
@@ -256,6 +256,7 @@ class Loop:
                 said = self.partial.strip() or said
             else:
                 said = ""
+                self.calls.give_up()
         answer = said or self.state.best_answer()
         return self._finish("budget", answer or f"No answer was reached within the budget of {spent}.")
 

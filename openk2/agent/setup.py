@@ -19,7 +19,7 @@ from openk2.providers.base import Provider
 from openk2.tools.base import Tool
 from openk2.tools.index import Index
 
-TOOLS = ("search", "open", "find", "calculator", "python", "plan")
+TOOLS = ("search", "open", "find", "calculator", "python")
 STEPS = 300  # replies; what K2 Thinking was measured with
 Mode = Literal["chat", "agent", "heavy"]
 

@@ -7,9 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from openk2.agent import context, log
-from openk2.agent.budget import Budget, seconds
+from openk2.agent import context, log, prompts
+from openk2.agent.budget import Budget
+from openk2.agent.calls import INTERRUPTED, NOBODY, REFUSED
 from openk2.agent.events import (
+    BudgetRaised,
+    BudgetSpent,
     Event,
     Note,
     ReplyReceived,
@@ -20,7 +23,8 @@ from openk2.agent.events import (
     ToolFinished,
     ToolStarted,
 )
-from openk2.agent.loop import INTERRUPTED, NO_ROOM, Loop
+from openk2.agent.loop import NO_ROOM, Loop
+from openk2.agent.state import State
 from openk2.chat.messages import Message
 from openk2.errors import UserError
 from openk2.providers.base import Limits, Usage, WindowFull
@@ -50,6 +54,10 @@ def work(opened: log.Log, steps: list, tools: dict[str, Tool] | None = None, **m
         return asyncio.run(Loop(opened, ScriptedProvider(steps), tools or {"calculator": calculator}, **more).run())
 
 
+def conversation(folder: Path) -> list[Message]:
+    return context.messages(State.of(log.read(folder)))
+
+
 def kinds(events: list[Event]) -> list[str]:
     return [event.type for event in events]
 
@@ -60,10 +68,10 @@ def test_calls_are_answered_in_write_ahead_order(tmp_path: Path) -> None:
     events = log.read(tmp_path / "r")
     assert (end.reason, end.answer, end.steps) == ("stop", "It is 42.", 2)
     assert kinds(events) == ["run.started", "reply", "tool.started", "tool.finished", "reply", "run.finished"]
-    said = [f"{m.role}: {m.content}" for m in context.messages(events)]
+    said = [f"{m.role}: {m.content}" for m in conversation(tmp_path / "r")]
     assert said[:2] == ["system: Be brief.", "user: What is twice 21?"]
     assert said[2:] == ["assistant: ", "tool: 42", "assistant: It is 42."]
-    assert context.messages(events)[2].reasoning == "It is a product."
+    assert conversation(tmp_path / "r")[2].reasoning == "It is a product."
 
 
 def test_every_event_is_on_disk_when_it_is_watched(tmp_path: Path) -> None:
@@ -84,7 +92,7 @@ def test_bad_calls_are_answered_and_not_run(tmp_path: Path) -> None:
     assert work(begin(tmp_path / "r"), steps).answer == "I see."
     results = [e for e in log.read(tmp_path / "r") if isinstance(e, ToolFinished)]
     assert len(results) == 3 and all(e.is_error for e in results)
-    assert "There is no tool compute. The tools are: calculator." in {e.content for e in results}
+    assert "There is no tool compute. The tools are: calculator, open, find." in {e.content for e in results}
     assert all('"expression"' in e.content for e in results if e.name == "calculator")  # the schema comes with it
 
 
@@ -99,7 +107,7 @@ def test_independent_idempotent_calls_run_together(tmp_path: Path) -> None:
         return str(n)
 
     work(begin(tmp_path / "r"), [call(*(("wait", f'{{"n": {n}}}') for n in range(8))), say("ok")], {"wait": wait})
-    contents = [m.content for m in context.messages(log.read(tmp_path / "r")) if m.role == "tool"]
+    contents = [m.content for m in conversation(tmp_path / "r") if m.role == "tool"]
     assert contents == [str(n) for n in range(8)]
 
 
@@ -128,12 +136,30 @@ def test_thought_alone_is_asked_again_once(tmp_path: Path) -> None:
     assert (end.reason, end.steps) == ("empty", 2) and "no answer" in end.answer
 
 
-def test_budget_of_steps_gives_the_best_answer_so_far(tmp_path: Path) -> None:
+def test_budget_of_steps_keeps_the_last_for_the_answer(tmp_path: Path) -> None:
+    asked: list[tuple[str | None, str]] = []
+
+    class Provider(ScriptedProvider):
+        async def stream(self, messages, tools, limits):
+            asked.append((limits.tool_choice, messages[-1].content))
+            async for piece in super().stream(messages, tools, limits):
+                yield piece
+
+    steps = [call(("calculator", text)) for text in SEARCHES] + [say("It is 42.")]
+    opened = begin(tmp_path / "r", budget=Budget(steps=3))
+    with opened:
+        end = asyncio.run(Loop(opened, Provider(steps), {"calculator": calculator}).run())
+    assert (end.reason, end.answer, end.steps) == ("budget", "It is 42.", 3)
+    assert asked[2] == ("none", prompts.LAST_CALL) and asked[1][0] is None
+    assert "budget" in kinds(log.read(tmp_path / "r"))
+
+
+def test_a_model_that_calls_to_the_end_leaves_its_best_answer(tmp_path: Path) -> None:
     draft = Message("assistant", "About 40, I think.", "", call(("calculator", SEARCHES[0])).tool_calls)
-    steps = [draft] + [call(("calculator", SEARCHES[0])) for _ in range(9)]
+    steps = [draft] + [call(("calculator", SEARCHES[n % 2])) for n in range(9)]
     end = work(begin(tmp_path / "r", budget=Budget(steps=3)), steps)
     assert (end.reason, end.answer, end.steps) == ("budget", "About 40, I think.", 3)
-    assert "budget" in kinds(log.read(tmp_path / "r"))
+    assert not State.of(log.read(tmp_path / "r")).pending()
 
 
 def test_budget_of_tokens_limits_each_reply(tmp_path: Path) -> None:
@@ -145,13 +171,28 @@ def test_budget_of_tokens_limits_each_reply(tmp_path: Path) -> None:
             async for piece in super().stream(messages, tools, limits):
                 yield piece
 
-    opened = begin(tmp_path / "r", budget=Budget(tokens=10), limits=Limits(max_tokens=7))
-    steps = [call(("calculator", SEARCHES[0]), reasoning="one two three")] * 9  # a word is a token: 5 a reply
-    with opened:
+    opened = begin(tmp_path / "r", budget=Budget(tokens=40), limits=Limits(max_tokens=30))
+    steps = [call(("calculator", f'{{"expression": "1+{n}"}}'), reasoning="a b c " * 3) for n in range(9)]
+    with opened:  # a word is a token: 11 a reply
         end = asyncio.run(Loop(opened, Provider(steps), {"calculator": calculator}).run())
-    assert asked == [7, 5]
-    assert (end.reason, end.usage.completion) == ("budget", 10)
-    assert end.answer == "No answer was reached within the budget of 10 tokens."
+    assert asked == [30, 24, 18]  # an eighth is kept for the last reply, which may take all that is left
+    assert end.reason == "budget" and end.usage.completion <= 40
+    assert end.answer == "No answer was reached within the budget of 40 tokens."
+
+
+def test_more_may_be_given_when_a_budget_is_spent(tmp_path: Path) -> None:
+    spent: list[BudgetSpent] = []
+
+    async def more(event: BudgetSpent) -> float | None:
+        spent.append(event)
+        return 2.0
+
+    steps = [call(("calculator", f'{{"expression": "1+{n}"}}')) for n in range(5)] + [say("done")]
+    end = work(begin(tmp_path / "r", budget=Budget(steps=3)), steps, more=more)
+    assert (end.reason, end.answer, end.steps) == ("stop", "done", 6)
+    assert [(e.axis, e.limit, e.used) for e in spent] == [("steps", 3, 2), ("steps", 5, 4)]
+    again = [e.limit for e in log.read(tmp_path / "r") if isinstance(e, BudgetRaised)]
+    assert again == [5, 7]
 
 
 def test_budget_of_seconds_stops_a_reply_and_a_tool(tmp_path: Path) -> None:
@@ -172,8 +213,9 @@ def test_budget_of_seconds_stops_a_reply_and_a_tool(tmp_path: Path) -> None:
         await asyncio.sleep(30)
         return "late"
 
-    end = work(begin(tmp_path / "b", budget=Budget(seconds=0.3)), [call(("sleep", "{}"))], {"sleep": sleep})
-    assert end.reason == "budget" and end.seconds < 20
+    steps = [call(("sleep", "{}")), say("I could not wait.")]
+    end = work(begin(tmp_path / "b", budget=Budget(seconds=0.5)), steps, {"sleep": sleep})
+    assert (end.reason, end.answer) == ("budget", "I could not wait.") and end.seconds < 20
 
 
 def test_seconds_do_not_count_between_stop_and_resume() -> None:
@@ -183,8 +225,7 @@ def test_seconds_do_not_count_between_stop_and_resume() -> None:
         RunResumed(ts=1000.0),
         Note(text="", ts=1002.0),
     ]
-    assert seconds(events) == 5.0
-    assert seconds(events, 1010.0) == 13.0
+    assert State.of(events).spent.seconds == 5.0
 
 
 def test_resume_repeats_only_what_is_safe(tmp_path: Path) -> None:
@@ -220,7 +261,7 @@ def test_resume_repeats_only_what_is_safe(tmp_path: Path) -> None:
     end = work(log.Log.open(tmp_path / "r"), steps, {"look": look, "write": write})
     assert end.answer == "done"
     assert ran == ["look3", "write4"]
-    contents = [m.content for m in context.messages(log.read(tmp_path / "r")) if m.role == "tool"]
+    contents = [m.content for m in conversation(tmp_path / "r") if m.role == "tool"]
     assert contents == ["old 1", INTERRUPTED, "seen 3", "written 4"]
 
 
@@ -263,9 +304,13 @@ def test_a_full_window_ends_the_run_with_the_best_answer_so_far(tmp_path: Path) 
         raise WindowFull("The conversation is too long.")
 
     draft = Message("assistant", "About 40.", "", call(("calculator", SEARCHES[0])).tool_calls)
-    end = work(begin(tmp_path / "a"), [draft, full])
+    def once(message: Message) -> list:
+        replies = iter([message])
+        return [lambda sent: next(replies, None) or full(sent)] * 2
+
+    end = work(begin(tmp_path / "a"), once(draft))
     assert (end.reason, end.answer, end.steps) == ("length", "About 40.", 1)
-    end = work(begin(tmp_path / "b"), [call(("calculator", SEARCHES[0])), full])
+    end = work(begin(tmp_path / "b"), once(call(("calculator", SEARCHES[0]))))
     assert (end.reason, end.answer) == ("length", NO_ROOM)
     with pytest.raises(UserError, match="too long"):
         work(begin(tmp_path / "c"), [full])
@@ -277,9 +322,13 @@ def test_approval_is_asked_where_a_tool_wants_it(tmp_path: Path) -> None:
         """Launch."""
         return "launched"
 
-    async def yes(_: object) -> bool:
+    async def yes(_call: object, why: str) -> bool:
+        assert why == "launch asks before it runs."
         return True
 
-    for name, approve, wanted in (("a", None, "not approve"), ("b", yes, "launched")):
+    async def no(_call: object, _why: str) -> bool:
+        return False
+
+    for name, approve, wanted in (("a", None, NOBODY), ("b", yes, "launched"), ("c", no, REFUSED)):
         work(begin(tmp_path / name), [call(("launch", "{}")), say("ok")], {"launch": launch}, approve=approve)
-        assert wanted in context.messages(log.read(tmp_path / name))[3].content
+        assert wanted in conversation(tmp_path / name)[3].content

@@ -11,8 +11,8 @@ from crash_program import STEPS
 from killing import check_no_finished_call_ran_again, kill_and_go_on  # type: ignore[import-not-found]
 
 from openk2.agent import log
+from openk2.agent.calls import INTERRUPTED
 from openk2.agent.events import ReplyReceived, ToolFinished, ToolStarted
-from openk2.agent.loop import INTERRUPTED
 
 KILLS = 20
 PROGRAM = Path(__file__).with_name("crash_program.py")

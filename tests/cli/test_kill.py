@@ -24,10 +24,10 @@ CODE = "with open('effects.txt', 'a') as f: n = f.write('{step}\\\\n')\\nprint({
 
 def answer(server: Any, request: dict[str, Any]) -> list[Any]:
     step = sum(m["role"] == "assistant" for m in request["messages"])
-    if step == STEPS:
+    if step >= STEPS:  # and again, as no tool has shown the line
         return [0.02, *said("The sum is done [kenya:1].", "Enough.")]
     code = CODE.format(step=step)
-    pair = (("python", f'{{"code": "{code}"}}'), ("search", '{"query": "population of Kenya"}'))
+    pair = (("python", f'{{"code": "{code}"}}'), ("search", f'{{"query": "population of Kenya {step}"}}'))
     calls = [(f"functions.{name}:{2 * step + i}", name, text) for i, (name, text) in enumerate(pair)]
     return [0.02, *called(*calls, reasoning=f"Step {step}.")]
 

@@ -27,9 +27,10 @@ def answers(material: Material) -> dict[str, str]:
 def computes_and_answers(answers: dict[str, str]) -> Callable[[Any, dict[str, Any]], Any]:
     def answer(_: Any, request: dict[str, Any]) -> Any:
         messages = request["messages"]
-        if messages[-1]["role"] != "tool":
-            return called(("functions.calculator:0", "calculator", '{"expression": "1+1"}'), reasoning="I compute.")
         reply = answers[next(m["content"] for m in messages if m["role"] == "user")]
+        if messages[-1]["role"] != "tool":
+            computed = json.dumps({"expression": reply if reply[0].isdigit() else "1+1"})
+            return called(("functions.calculator:0", "calculator", computed), reasoning="I compute.")
         if reply == "refuse":
             return 400, json.dumps({"error": {"message": "context length exceeded"}})
         return said(f"The answer is {reply}." if reply[0].isdigit() else reply, "That is it.")
