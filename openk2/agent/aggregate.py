@@ -113,41 +113,40 @@ class Outputs:
         self._paths = paths
         self._index: Index | None = None
         self._lock = threading.Lock()
-        self._places: dict[str, dict[int, str]] = {}  # line -> path -> where in it
+        self._places: dict[tuple[str, str], dict[int, str]] = {}  # title and line -> path -> where in it
 
     def search(self, query: str, k: int) -> str:
         with self._lock:
             if self._index is None:
                 self._index = Index.memory(self._documents())
-        hits: dict[str, Hit] = {}
-        for hit in self._index.search(query, 5 * k):
-            hits.setdefault(hit.text, hit)
+        hits = self._index.search(query, k)
         if not hits:
             return "No output of any path has these words. Try other words."
-        return "\n".join(self._shown(text, hit) for text, hit in list(hits.items())[:k])
+        return "\n".join(self._shown(hit) for hit in hits)
 
     def _documents(self) -> list[Document]:
-        found: list[Document] = []
+        """A line of a reader says itself what it is about; what was computed is found by its call as well."""
         for path in self._paths:
             for step, reply in enumerate(path.state.replies, 1):
                 for index, call in enumerate(reply.message.tool_calls):
                     result = path.state.results.get((reply.seq, index))
                     if result is None or result.is_error:
                         continue
-                    where = f"step {step}, {call_line(call)}"
-                    lines = _lines(result.content, result.name in READERS)
-                    for line in lines:
-                        self._places.setdefault(line, {}).setdefault(path.number, where)
-                    found.append(Document(f"{path.number}.{result.seq}", call_line(call), tuple(lines)))
-        return found
+                    reader = result.name in READERS
+                    title, where = "" if reader else call_line(call), f"step {step}, {call_line(call)}"
+                    for line in _lines(result.content, reader):
+                        if line.strip() and not line.startswith("(lines "):
+                            self._places.setdefault((title, line), {}).setdefault(path.number, where)
+        by_title: dict[str, list[str]] = {}
+        for title, line in self._places:
+            by_title.setdefault(title, []).append(line)
+        return [Document(title, title, tuple(lines)) for title, lines in by_title.items()]
 
-    def _shown(self, text: str, hit: Hit) -> str:
-        first = int(hit.id.partition(".")[0])
-        places = self._places.get(text, {first: hit.title})
-        seen = min(places)
-        others = [str(number) for number in sorted(places) if number != seen]
-        more = f"; shown to path{'s' * (len(others) > 1)} {', '.join(others)} too" if others else "; to no other path"
-        return f"{text}\n  (path {seen}, {places[seen]}{more})"
+    def _shown(self, hit: Hit) -> str:
+        places = self._places[hit.title, hit.text]
+        first, *others = sorted(places)
+        also = f"path{'s' * (len(others) > 1)} {', '.join(map(str, others))} too" if others else "no other path"
+        return f"{hit.text}\n  (path {first}, {places[first]}; shown to {also})"
 
 
 def segment(state: State, start: int, end: int) -> str:
@@ -191,6 +190,7 @@ def _outline(path: Trajectory) -> str:
 
 
 def _lines(text: str, reader: bool) -> list[str]:
+    text = text.encode("utf-8", "replace").decode()  # the index takes no lone surrogates
     return [line[:LINE_CHARS] if reader else f"  {line[:LINE_CHARS]}" for line in text.split("\n")]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -115,16 +116,18 @@ def groups(paths: Sequence[Trajectory]) -> list[list[Trajectory]]:
     return sorted(found, key=lambda group: (-len(group), group[0].number))
 
 
-def agreement(paths: Sequence[Trajectory], of: int) -> list[Trajectory]:
-    """The paths that settle the question: more than half of all `of`, at least one of them borne out by its tools.
+def agreement(paths: Sequence[Trajectory], of: int, needed: int | None = None) -> list[Trajectory]:
+    """The paths that settle the question: `needed` of all `of`, at least one of them borne out by its tools.
 
-    Empty before three have ended, and where a path that is borne out says something else.
+    None is three quarters, 0 never. Empty before three have ended, and where a path that is borne out says something
+    else: easy answers come first, and who has seen more may be among the last.
     """
     least = min(3, of)
-    if len(paths) < least or not (found := groups(paths)):
+    needed = math.ceil(0.75 * of) if needed is None else needed
+    if not needed or len(paths) < least or not (found := groups(paths)):
         return []
     most, others = found[0], [path for group in found[1:] for path in group]
-    if len(most) < max(least, of // 2 + 1) or not any(path.sound for path in most):
+    if len(most) < max(least, needed) or not any(path.sound for path in most):
         return []
     return [] if any(path.sound for path in others) else most
 

@@ -146,7 +146,7 @@ class Heavy:
         running = {asyncio.create_task(finish(path.loop)): path for path in open_paths}
         try:
             while running:
-                if agree := agreement(list(done.values()), self.setup.paths):
+                if agree := agreement(list(done.values()), self.setup.paths, self.setup.agree):
                     why = f"{_listed(agree)} of {self.setup.paths} agree, and what their tools have shown bears it out."
                     await self._end_early(running, why, done)
                     return
@@ -235,7 +235,7 @@ class Heavy:
             first = next((path for path in paths if path.state.finished), paths[0])
             said = first.state.finished.answer if first.state.finished else "No path came to an answer."
             return merging.Said(said, first.reason)
-        settled = len(answered) == 1 or agreement(paths, self.setup.paths)
+        settled = len(answered) == 1 or agreement(paths, self.setup.paths, self.setup.agree)
         return await merging.merge("vote" if settled else self.kind, paths, self._ask, seed=self._seed)
 
     async def _ask(

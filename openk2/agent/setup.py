@@ -57,7 +57,8 @@ class Setup:
 
     `api`: what the server speaks, where its host does not tell. `effort` is one of EFFORTS; `steps` overrides its own.
     `price`: US dollars for a million tokens read, read from a cache, written. `fallback`: a model that takes over when
-    the first is unavailable. `paths`, `merge`: heavy mode.
+    the first is unavailable. `paths`, `merge`: heavy mode; when `agree` paths agree the others are ended (None: three
+    quarters of them, 0: never).
     """
 
     mode: Mode = "agent"
@@ -75,6 +76,7 @@ class Setup:
     tools_extra: tuple[str, ...] = ()
     paths: int = 8
     merge: str = "agent"
+    agree: int | None = None
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)

@@ -13,6 +13,7 @@ from openk2.agent.children import below
 from openk2.agent.events import Event, ReplyReceived, RunFinished, RunStarted
 from openk2.agent.habits import Habits
 from openk2.agent.heavy import SEEDS, Heavy
+from openk2.agent.setup import Setup
 from openk2.chat.messages import Message, ToolSpec
 from openk2.providers.base import Delta, Limits, Price, Reply
 from openk2.providers.scripted import ScriptedProvider, Step
@@ -53,7 +54,13 @@ class Scripts:
 
 
 def begin(
-    folder: Path, *, paths: int = 8, merge: str = "vote", budget: Budget | None = None, steer: bool = True
+    folder: Path,
+    *,
+    paths: int = 8,
+    merge: str = "vote",
+    budget: Budget | None = None,
+    steer: bool = True,
+    agree: int | None = None,
 ) -> log.Log:
     opened = log.Log.create(folder)
     opened.append(
@@ -61,7 +68,7 @@ def begin(
             run=folder.name,
             question=QUESTION,
             system="Be brief.",
-            setup={"mode": "heavy", "model": "scripted", "base_url": "http://none", "paths": paths, "merge": merge},
+            setup=Setup("heavy", "scripted", "http://none", paths=paths, merge=merge, agree=agree).to_json(),
             budget=(budget or Budget()).to_json(),
             limits={"seed": 0},
             habits=Habits(steer=steer).to_json(),

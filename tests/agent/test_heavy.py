@@ -122,19 +122,32 @@ def test_the_share_of_the_merge_is_out_of_reach(tmp_path: Path) -> None:
 def test_enough_that_agree_end_the_others(tmp_path: Path) -> None:
     quick, slow = [call(SUM), say("1931.")], [call(SUM), call(SUM), say("1928")]
     provider = Scripts(
-        {n: quick if n <= 5 else slow for n in range(1, 9)}, seconds=lambda number: 0.0 if number <= 5 else 30.0
+        {n: quick if n <= 6 else slow for n in range(1, 9)}, seconds=lambda number: 0.0 if number <= 6 else 30.0
     )
     end = work(begin(tmp_path / "r", merge="agent"), provider, TOOLS)
     assert end.answer == "1931."
-    assert ends(tmp_path / "r") == {**{str(n): "stop" for n in range(1, 6)}, **{str(n): "cancelled" for n in (6, 7, 8)}}
-    for number in (6, 7, 8):
+    assert ends(tmp_path / "r") == {**{str(n): "stop" for n in range(1, 7)}, **{str(n): "cancelled" for n in (7, 8)}}
+    for number in (7, 8):
         note, stopped = log.read(tmp_path / "r" / f"paths/{number}")[-2:]
-        assert isinstance(note, Note) and "Paths 1, 2, 3, 4 and 5 of 8 agree" in note.text
+        assert isinstance(note, Note) and "Paths 1, 2, 3, 4, 5 and 6 of 8 agree" in note.text
         assert isinstance(stopped, RunStopped) and stopped.why == "cancelled"
 
 
+def test_agreement_that_is_turned_off_ends_nobody(tmp_path: Path) -> None:
+    provider = Scripts({n: [call(SUM), say("1931.")] for n in range(1, 9)}, [say("1931, I am sure.")])
+    end = work(begin(tmp_path / "r", merge="reflect", agree=0), provider, TOOLS)
+    assert end.answer == "1931, I am sure." and set(ends(tmp_path / "r").values()) == {"stop"}
+
+
+def test_a_dissenter_with_evidence_ends_the_early_end(tmp_path: Path) -> None:
+    other = [call(("calculator", '{"expression": "1900+28"}')), say("1928")]
+    provider = Scripts({n: other if n == 1 else [call(SUM), say("1931")] for n in range(1, 9)})
+    work(begin(tmp_path / "r"), provider, TOOLS)
+    assert set(ends(tmp_path / "r").values()) == {"stop"}
+
+
 def test_agreement_without_evidence_ends_nobody(tmp_path: Path) -> None:
-    provider = Scripts({n: [say("1931.")] if n <= 5 else [call(SUM), say("1928")] for n in range(1, 9)})
+    provider = Scripts({n: [say("1931.")] if n <= 6 else [call(SUM), say("1928")] for n in range(1, 9)})
     work(begin(tmp_path / "r"), provider, TOOLS)
     assert set(ends(tmp_path / "r").values()) == {"stop"}
 
