@@ -53,28 +53,30 @@ class Scripts:
             yield piece
 
 
-def begin(
-    folder: Path,
+def begin(folder: Path, **settings: Any) -> log.Log:
+    opened = log.Log.create(folder)
+    opened.append(started(folder.name, **settings))
+    return opened
+
+
+def started(
+    run: str,
     *,
     paths: int = 8,
     merge: str = "vote",
     budget: Budget | None = None,
     steer: bool = True,
     agree: int | None = None,
-) -> log.Log:
-    opened = log.Log.create(folder)
-    opened.append(
-        RunStarted(
-            run=folder.name,
-            question=QUESTION,
-            system="Be brief.",
-            setup=Setup("heavy", "scripted", "http://none", paths=paths, merge=merge, agree=agree).to_json(),
-            budget=(budget or Budget()).to_json(),
-            limits={"seed": 0},
-            habits=Habits(steer=steer).to_json(),
-        )
+) -> RunStarted:
+    return RunStarted(
+        run=run,
+        question=QUESTION,
+        system="Be brief.",
+        setup=Setup("heavy", "scripted", "http://none", paths=paths, merge=merge, agree=agree).to_json(),
+        budget=(budget or Budget()).to_json(),
+        limits={"seed": 0},
+        habits=Habits(steer=steer).to_json(),
     )
-    return opened
 
 
 def work(opened: log.Log, provider: Any, tools: Mapping[str, Tool] | None = None, **more: Any) -> RunFinished:
