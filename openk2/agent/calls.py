@@ -121,6 +121,7 @@ class Calls:
 
 
 def _origin(tool: Tool, result: ToolResult) -> Any:
-    if tool.untrusted or result.source.startswith(("http://", "https://")):
-        return "outside"
-    return "private" if tool.private else ""
+    outside = tool.untrusted or result.source.startswith(("http://", "https://"))
+    if outside and tool.private:
+        return "both"
+    return "outside" if outside else "private" if tool.private else ""

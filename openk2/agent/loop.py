@@ -235,14 +235,14 @@ class Loop:
 
     async def _raised(self, spent: Spent) -> bool:
         """Whether the person gives more of what is spent."""
-        limit = getattr(self.budget, spent.axis, None)
-        if self.more is None or limit is None or limit != spent.limit:  # the budget of a parent is not ours to raise
+        if self.more is None:
             return False
         added = await self.more(spent.event())
         if not added or added <= 0:
             return False
-        self._append(BudgetRaised(axis=spent.axis, limit=limit + added))
-        self._open_ledger()
+        if getattr(self.budget, spent.axis, None) == spent.limit:  # else it is a parent's, and raised there
+            self._append(BudgetRaised(axis=spent.axis, limit=spent.limit + added))
+            self._open_ledger()
         return True
 
     async def _end_on_budget(self, spent: Spent) -> RunFinished:

@@ -61,7 +61,8 @@ class Setup:
     `api`: what the server speaks, where its host does not tell. `effort` is one of EFFORTS; `steps` overrides its own.
     `price`: US dollars for a million tokens read, read from a cache, written. `fallback`: a model that takes over when
     the first is unavailable. `web`: the web is searched and read beside the documents. `memory`: earlier runs may be
-    searched; `private`: this run is never found so. `paths`, `merge`: heavy mode.
+    searched; `private`: this run is never found so. `paths`, `merge`: heavy mode; when `agree` paths agree the others
+    are ended (None: three quarters of them, 0: never).
     """
 
     mode: Mode = "agent"
@@ -82,6 +83,7 @@ class Setup:
     private: bool = False
     paths: int = 8
     merge: str = "agent"
+    agree: int | None = None
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -133,7 +135,7 @@ class Setup:
     def started(self, run: str, question: str, *, parent: str = "") -> RunStarted:
         """The first event of a run with this setup."""
         effort = EFFORTS.get(self.effort or "")
-        steps = self.steps or (effort.steps if effort else STEPS)
+        steps = self.steps or self.steps_of_one * (self.paths + 1 if self.mode == "heavy" else 1)
         budget = Budget(steps, self.max_tokens, effort.thinking if effort else None, self.max_seconds, self.max_cost)
         limits: dict[str, Any] = {} if self.served else {"seed": 0}  # a resumed run samples what it would have sampled
         if self.effort:
@@ -150,6 +152,12 @@ class Setup:
             parent=parent,
             version=__version__,
         )
+
+    @property
+    def steps_of_one(self) -> int:
+        """The most steps of one run; heavy mode has several, and shares what is given to all of them."""
+        effort = EFFORTS.get(self.effort or "")
+        return effort.steps if effort else STEPS
 
     @property
     def habits(self) -> Habits:

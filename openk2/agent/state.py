@@ -159,6 +159,9 @@ class State:
             self.children[event.child] = event
         elif isinstance(event, ChildFinished):
             self.children[event.child] = event
+            self.spent.steps += event.steps
+            self.outside |= event.outside
+            self.private |= event.private
             self._use(event.usage)
         elif isinstance(event, BudgetRaised):
             self.raised[event.axis] = event.limit
@@ -261,8 +264,8 @@ class State:
 
         key = (event.reply, event.index)
         self.results[key] = event
-        self.outside |= event.origin == "outside"
-        self.private |= event.origin == "private"
+        self.outside |= event.origin in ("outside", "both")
+        self.private |= event.origin in ("private", "both")
         if event.name == "plan" and not event.is_error:
             self.plan = event
         place = len(self.entries)
