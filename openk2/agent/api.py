@@ -19,7 +19,7 @@ from openk2.agent.export import messages
 from openk2.agent.log import Log, new_id, read, runs_dir
 from openk2.agent.parts import Parts
 from openk2.agent.setup import Setup, close
-from openk2.agent.sources import Source, sources
+from openk2.agent.sources import Source
 from openk2.agent.structured import Form
 from openk2.chat.messages import Message, ToolCall
 from openk2.errors import UserError
@@ -217,14 +217,14 @@ class Agent:
         try:
             worker = parts.worker(
                 log,
-                watch=watch,
+                watch=lambda name, item: None if name else watch(item),
                 approve=_awaited(self._approve) if self._approve else None,
                 more=_awaited(self._more) if self._more else None,
             )
             end = await worker.run()
-            return end, sources(end.answer, log.events, parts.index)
+            return end, parts.sources(log, end)
         finally:
-            await close(*(made for name, made in parts.tools.items() if name not in self._own))
+            await parts.close_tools()
 
     def _as_answer(self, log: Log, end: RunFinished, found: list[Source], output: T) -> Answer[T]:
         return Answer(

@@ -4,31 +4,43 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 
+from openk2.agent.ask_agent import NAME as ASK_AGENT
+from openk2.agent.ask_agent import loop_for
 from openk2.agent.calls import Approve
+from openk2.agent.children import WatchTree, family
+from openk2.agent.events import RunFinished
+from openk2.agent.heavy import Heavy
 from openk2.agent.log import Log
-from openk2.agent.loop import Loop, More, Watch
+from openk2.agent.loop import Loop, More
 from openk2.agent.setup import Setup, close
+from openk2.agent.sources import Source, sources
 from openk2.errors import UserError
 from openk2.providers.base import Provider
 from openk2.tools.base import Tool
 from openk2.tools.index import Index
 
+BESIDE = ("memory", ASK_AGENT)  # tools that are not the toolset's
+
 
 @dataclass
 class Parts:
-    """`notes`: what a person should know of how they were opened, as files that were left out."""
+    """`own` are tools of a Python program, which no setup can name. `notes`: what a person should know of how the rest
+    was opened, as files that were left out.
+    """
 
+    setup: Setup
     provider: Provider
     index: Index | None
-    tools: dict[str, Tool]
+    own: Mapping[str, Tool] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    _made: dict[Path, dict[str, Tool]] = field(default_factory=dict)
 
     @classmethod
     def open(cls, log: Log, *, provider: Provider | None = None, own: Mapping[str, Tool] | None = None) -> Parts:
-        """The parts of the run in `log`. `provider` stands in for the one its setup names; `own` are tools of a
-        Python program, which no setup can name.
+        """The parts of the run in `log`. `provider` stands in for the one that its setup names.
 
         Raises UserError where the model, the documents or a tool cannot be opened.
         """
@@ -46,22 +58,49 @@ class Parts:
             opening = pool.submit(opened)
             provider = provider or setup.provider()
             index = opening.result()
-        made = {**setup.tools(names, index, log.workspace, log.events), **own}
-        return cls(provider, index, {name: made[name] for name in log.started.tools}, notes)
+        parts = cls(setup, provider, index, own, notes)
+        parts._made[log.folder] = parts._make(log)
+        return parts
 
     def worker(
         self,
         log: Log,
         *,
-        watch: Watch = lambda _: None,
+        watch: WatchTree = lambda _name, _item: None,
         approve: Approve | None = None,
         more: More | None = None,
-    ) -> Loop:
+    ) -> Loop | Heavy:
         """What does the work: in heavy mode several paths and their merge, else one loop."""
-        return Loop(log, self.provider, self.tools, watch=watch, approve=approve, more=more)
+        begin = Heavy if self.setup.mode == "heavy" else loop_for
+        return begin(log, self.provider, self.tools, watch=watch, approve=approve, more=more)
+
+    def tools(self, log: Log) -> Mapping[str, Tool]:
+        """The tools of one run. Those of the run itself are kept, so that Python's variables last from turn to turn;
+        those of its children are theirs to close.
+        """
+        if log.folder in self._made:
+            return self._made[log.folder]
+        made = self._make(log)
+        return {name: replace(tool, close=None) if name in self.own else tool for name, tool in made.items()}
+
+    def sources(self, log: Log, end: RunFinished) -> list[Source]:
+        """The lines that the answer cites, whichever run of the family read them."""
+        return sources(end.answer, list(family(log)), self.index)
+
+    async def close_tools(self) -> None:
+        """The provider stays open."""
+        for made in self._made.values():
+            await close(*(tool for name, tool in made.items() if name not in self.own))
+        self._made.clear()
 
     async def aclose(self) -> None:
-        await close(self.provider, *self.tools.values())
+        await self.close_tools()
+        await close(self.provider)
+
+    def _make(self, log: Log) -> dict[str, Tool]:
+        names = [name for name in log.started.tools if name not in self.own and name != ASK_AGENT]
+        made = {**self.setup.tools(names, self.index, log.workspace, log.events), **self.own}
+        return {name: made[name] for name in log.started.tools if name in made}
 
 
 def _searches(names: list[str]) -> bool:
@@ -73,7 +112,7 @@ def _searches(names: list[str]) -> bool:
 def _check_known(names: list[str]) -> None:
     from openk2.tools import ALL
 
-    foreign = [name for name in names if name not in ALL and name != "memory"]
+    foreign = [name for name in names if name not in ALL and name not in BESIDE]
     if foreign:
         raise UserError(
             f"This run has the tool {foreign[0]} of a Python program; go on with it there: Agent(...).resume(RUN)."

@@ -20,7 +20,6 @@ from openk2.agent.log import Log, new_id, runs_dir
 from openk2.agent.loop import Loop
 from openk2.agent.parts import Parts
 from openk2.agent.setup import Setup
-from openk2.agent.sources import sources
 from openk2.agent.state import State
 from openk2.cli import keyboard, options
 from openk2.cli.consent import Consent
@@ -78,11 +77,6 @@ class Conversation:
                 self.log.close()
         return 0 if sys.stdin.isatty() else code
 
-    @property
-    def _forgets(self) -> bool:
-        """A checkpoint that was made for single questions: each is a run of its own."""
-        return not self.setup.habits.steer
-
     # A turn.
 
     def _greet(self) -> None:
@@ -90,8 +84,8 @@ class Conversation:
             if self._asked:
                 model = self.setup.model or self.setup.base_url or "nano"
                 self.terminal.line(f"{model}, mode {self.setup.mode}. /help shows what else there is.", "dim")
-                if self._forgets:
-                    self.terminal.line(f"{model} answers each question by itself; it does not know the others.", "dim")
+                if not self.setup.habits.steer:
+                    self.terminal.line("Each question is answered by itself, without what was said before.", "dim")
             return
         for event in self.log.events:
             if isinstance(event, RunStarted | UserSaid):
@@ -104,10 +98,6 @@ class Conversation:
             self._work()
 
     def _turn(self, text: str) -> None:
-        if self.log is not None and self._forgets:
-            self._close()
-            self.log.close()
-            self.log = None
         if self.log is None:
             started = self.setup.started(new_id(), text)
             self.log = Log.create(self.root / started.run)
@@ -133,7 +123,7 @@ class Conversation:
         finally:
             self._worker = None
         assert self._parts is not None
-        self.terminal.finish(end, sources(end.answer, log.events, self._parts.index))
+        self.terminal.finish(end, self._parts.sources(log, end))
         self.terminal.line(f"({used_text(end.steps, end.usage, end.seconds)})\n", "dim")
 
     async def _answer(self, log: Log) -> RunFinished:
@@ -144,7 +134,7 @@ class Conversation:
         self.terminal.wait(f"{self._parts.provider.name} is reading")
         worker = self._parts.worker(
             log,
-            watch=self.terminal.watch,
+            watch=self.terminal.watch_tree,
             approve=self._consent.approve if self._yes or self._asked else None,
             more=self._consent.more if self._asked else None,
         )

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 MODES = ("chat", "agent", "heavy")
 EFFORTS = ("low", "medium", "high", "max")
-MERGES = ("agent", "vote", "reflect", "rsa")
+MERGES = ("agent", "vote", "evidence", "reflect", "rsa")
 
 
 def _price(ctx: click.Context, option: click.Parameter, value: str | None) -> tuple[float, float, float] | None:
@@ -65,6 +65,8 @@ _SETUP = (
     _option("--paths", type=click.IntRange(1), default=8, show_default=True, help="Paths of heavy mode."),
     _option("--merge", type=click.Choice(MERGES), default="agent", show_default=True,
             help="How heavy mode makes one answer of them."),
+    _option("--agree", type=click.IntRange(0),
+            help="So many paths that agree end the others; 0: never. [three quarters of them]"),
 )  # fmt: skip
 
 
@@ -96,10 +98,11 @@ def model_name(name: str | None, base_url: str | None) -> str | None:
 
 def setup_of(*, docs: tuple[str, ...], model: str | None, base_url: str | None, **given: Any) -> Setup:
     """The setup of the options; `given` are fields of Setup by their names."""
+    from openk2.agent.parts import BESIDE
     from openk2.agent.setup import Setup
     from openk2.tools import ALL
 
     for name in given.get("tools_extra", ()):
-        if name not in ALL and name != "memory":
-            raise UserError(f"There is no tool {name!r}; --tools takes {', '.join(ALL)} and memory.")
+        if name not in ALL and name not in BESIDE:
+            raise UserError(f"There is no tool {name!r}; --tools takes {', '.join((*ALL, *BESIDE))}.")
     return Setup(docs=documents(docs), model=model_name(model, base_url), base_url=base_url, **given)

@@ -14,7 +14,7 @@ from openk2.errors import UserError
 from openk2.paths import config_dir
 
 TEXTS = ("model", "base_url", "api", "fallback", "mode", "effort", "merge", "price", "tools", "run_dir")
-NUMBERS = ("steps", "max_tokens", "max_seconds", "max_cost", "paths")
+NUMBERS = ("steps", "max_tokens", "max_seconds", "max_cost", "paths", "agree")
 SWITCHES = ("web", "memory", "private", "yes", "quiet")
 NAMES = (*TEXTS, "docs", *NUMBERS, *SWITCHES)
 TABLES = ("mcp",)  # what other commands read of the file

@@ -15,6 +15,8 @@ from typing import Any
 from openk2.agent.events import (
     BudgetRaised,
     Checked,
+    ChildFinished,
+    ChildStarted,
     ContextCut,
     Event,
     Guarded,
@@ -76,6 +78,10 @@ def event_note(item: Event) -> str | None:
     """What is said in brackets of an event that is neither text nor a call."""
     if isinstance(item, Note):
         return item.text
+    if isinstance(item, ChildStarted):
+        return f"{item.folder} begins" + (f": {one_line(item.task)}" if item.task else "")
+    if isinstance(item, ChildFinished):
+        return f"{item.child} ended ({item.reason}, {item.steps} steps): {clip(one_line(item.answer), 200)}"
     if isinstance(item, ContextCut):
         return f"The conversation was near the end of the window: {CUTS[item.kind]}."
     if isinstance(item, Guarded):
@@ -133,6 +139,11 @@ class Terminal:
             self._written = ""
         elif note := event_note(item):
             self.note(note)
+
+    def watch_tree(self, name: str, item: Event | Delta) -> None:
+        """Of the runs within the run their begin and end are shown, which are events of its own."""
+        if not name:
+            self.watch(item)
 
     def say(self, text: str) -> None:
         """Something the person must read, also where the rest is quiet."""

@@ -10,13 +10,12 @@ from openk2.agent import context
 from openk2.agent.events import RunFinished
 from openk2.agent.log import Log, runs_dir
 from openk2.agent.parts import Parts
-from openk2.agent.sources import Source, sources
+from openk2.agent.sources import Source
 from openk2.agent.state import State
 from openk2.cli import keyboard
 from openk2.cli.consent import Consent
 from openk2.cli.terminal import Terminal
 from openk2.errors import UserError
-from openk2.tools.index import Index
 
 
 class Stopped(UserError):
@@ -32,7 +31,7 @@ def work(log: Log, *, as_json: bool = False, quiet: bool = False, yes: bool = Fa
     """
     terminal = Terminal(quiet=quiet or as_json)
     try:
-        end, index = _run(log, terminal, yes)
+        end, found = _run(log, terminal, yes)
     except KeyboardInterrupt:
         terminal.end()
         raise Stopped(f"stopped; `{resume_command(log)}` goes on.") from None
@@ -41,7 +40,6 @@ def work(log: Log, *, as_json: bool = False, quiet: bool = False, yes: bool = Fa
         if len(log.events) > 2:  # something was done that is worth keeping
             raise UserError(f"{error} The run is kept: `{resume_command(log)}` goes on.") from None
         raise
-    found = sources(end.answer, log.events, index)
     if as_json:
         text = json.dumps(report(log, end, found), ensure_ascii=False)
         print(text.encode("utf-8", "replace").decode())  # a lone surrogate is no reason to lose the answer
@@ -50,27 +48,28 @@ def work(log: Log, *, as_json: bool = False, quiet: bool = False, yes: bool = Fa
     return 0
 
 
-def _run(log: Log, terminal: Terminal, yes: bool) -> tuple[RunFinished, Index | None]:
+def _run(log: Log, terminal: Terminal, yes: bool) -> tuple[RunFinished, list[Source]]:
     parts = Parts.open(log)
     for note in parts.notes:
         terminal.note(note)
     consent = Consent(terminal, yes=yes)
     asked = keyboard.present()
 
-    async def run() -> RunFinished:
+    async def run() -> tuple[RunFinished, list[Source]]:
         try:
             terminal.wait(f"{parts.provider.name} is reading")
             worker = parts.worker(
                 log,
-                watch=terminal.watch,
+                watch=terminal.watch_tree,
                 approve=consent.approve if yes or asked else None,
                 more=consent.more if asked else None,
             )
-            return await worker.run()
+            end = await worker.run()
+            return end, parts.sources(log, end)
         finally:
             await parts.aclose()
 
-    return asyncio.run(run()), parts.index
+    return asyncio.run(run())
 
 
 def resume_command(log: Log) -> str:
