@@ -28,6 +28,7 @@ from openk2.agent.events import (
     ToolFinished,
     UserSaid,
 )
+from openk2.agent.export import family, steps_of
 from openk2.agent.log import WORKSPACE, read
 from openk2.agent.sources import Source, sources
 from openk2.agent.state import State
@@ -70,14 +71,19 @@ def text(value: str) -> str:
 
 def _head(first: RunStarted, events: Sequence[Event]) -> str:
     state, setup = State.of(events), first.setup
-    last = state.finished.reason if state.finished else "not finished"
-    chips = [
-        f'<span class="chip {"stop" if last == "stop" else "bad"}">{"answered" if last == "stop" else last}</span>',
-        *(f'<span class="chip">{text(str(part))}</span>' for part in (
-            setup.get("model") or "nano" if not setup.get("base_url") else setup.get("model") or setup["base_url"],
-            setup.get("mode") or "agent", f"{state.steps} steps", *_used(state.total), _seconds(state.total_seconds),
-        ) if part),
-    ]  # fmt: skip
+    reason = state.finished.reason if state.finished else "not finished"
+    within = sum(isinstance(event, ChildStarted) for event in events)
+    parts = [
+        setup.get("model") or setup.get("base_url") or "nano",
+        setup.get("mode") or "agent",
+        f"{within} runs within it" if within else "",
+        f"{steps_of(events)} steps",
+        *_used(state.total),
+        _seconds(state.total_seconds),
+    ]
+    answered = reason == "stop"
+    chips = [f'<span class="chip {"stop" if answered else "bad"}">{"answered" if answered else reason}</span>']
+    chips += [f'<span class="chip">{text(part)}</span>' for part in parts if part]
     return f"<header><b>{text(first.run)}</b>{''.join(chips)}</header>"
 
 
@@ -105,7 +111,7 @@ def _body(folder: Path, events: Sequence[Event], depth: int) -> Iterator[str]:
         elif isinstance(event, ChildStarted) and depth < DEPTH:
             yield _child(folder, event, ends.get(event.child), depth)
         elif isinstance(event, RunFinished):
-            yield _answer(event, sources(event.answer, events, None))
+            yield _answer(event, sources(event.answer, family(folder, events), None))
         elif said := _said(event):
             yield f'<p class="note">{text(said)}</p>\n'
 
@@ -140,7 +146,11 @@ def _call(folder: Path, call: ToolCall, result: ToolFinished | None, approval: A
     asked = f'<p class="note">Asked: {text(approval.why)} {"Allowed" if approval.allowed else "Refused"}.</p>' if (
         approval
     ) else ""  # fmt: skip
-    origin = {"outside": "text from outside", "private": "from your own files"}.get(result.origin if result else "", "")
+    origin = {
+        "outside": "text from outside",
+        "private": "from your own files",
+        "both": "from outside and from your own files",
+    }.get(result.origin if result else "", "")
     shown = f'<div class="label">result{", " + origin if origin else ""}</div><pre>{text(result.content)}</pre>' if (
         result
     ) else ""  # fmt: skip

@@ -32,6 +32,7 @@ def list_runs(run_dir: Path | None, as_json: bool) -> None:
     """The runs, newest first."""
     from openk2.agent import log
     from openk2.agent.events import RunStarted
+    from openk2.agent.export import steps_of
     from openk2.agent.state import State
     from openk2.cli.terminal import clip, one_line
     from openk2.errors import UserError
@@ -46,7 +47,7 @@ def list_runs(run_dir: Path | None, as_json: bool) -> None:
             continue
         whole = State.of(events)
         state = whole.finished.reason if whole.finished else "running" if log.in_use(folder) else "stopped"
-        steps, seconds = whole.steps, whole.total_seconds
+        steps, seconds = steps_of(events), whole.total_seconds
         if as_json:
             entry = {"run": folder.name, "state": state, "steps": steps, "seconds": round(seconds, 3)}
             usage = {"usage": whole.total.to_json(), "parent": events[0].parent}

@@ -18,6 +18,7 @@ from openk2.agent.events import (
     ToolFinished,
     UserSaid,
 )
+from openk2.agent.export import family, steps_of
 from openk2.agent.log import read
 from openk2.agent.sources import sources
 from openk2.agent.state import State
@@ -40,7 +41,7 @@ def show(folder: Path, events: Sequence[Event], *, whole: bool = False) -> None:
     budget = state.started.budget if state.started else {}
     limits = {**budget, **state.raised}
     said = ", ".join(f"{axis} {limit:g}" for axis, limit in limits.items() if limit is not None)
-    terminal.line(f"\nUsed: {used_text(state.steps, state.total, state.total_seconds)}", "dim")
+    terminal.line(f"\nUsed: {used_text(steps_of(events), state.total, state.total_seconds)}", "dim")
     if said:
         terminal.line(f"Budget: {said}", "dim")
 
@@ -87,7 +88,7 @@ def _run(terminal: Terminal, folder: Path, events: Sequence[Event], whole: bool)
             terminal.note(event.why)
         elif isinstance(event, RunFinished):
             terminal.line("", "")
-            terminal.finish(event, sources(event.answer, events, None))
+            terminal.finish(event, sources(event.answer, family(folder, events), None))
         else:
             terminal.watch(event)
 
