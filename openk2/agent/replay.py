@@ -45,7 +45,7 @@ from openk2.tools.base import Tool, ToolResult
 
 E = TypeVar("E", bound=Event)
 TIMED = ("ts", "seconds")  # fields that no two runs share
-PATIENCE = 60.0  # seconds that a result may be waited for before the order counts as another one
+PATIENCE = 20.0  # seconds that a result may be waited for before the order counts as another one
 BABBLE = "and so on " * 1000
 
 
@@ -109,7 +109,7 @@ class _Record(Log):
     def append(self, event: E) -> E:
         wanted = self.next
         if wanted is None:
-            raise _Stop(Difference(len(self.events) + 1, "type", "the end", event.type))
+            raise self.end()
         if found := _difference(wanted, event):
             raise _Stop(found)
         self.events.append(wanted)
@@ -117,6 +117,9 @@ class _Record(Log):
             self.call.set(wanted)
         self._go_on()
         return wanted  # type: ignore[return-value]
+
+    def end(self) -> _Stop:
+        return _Stop(left="the run was not finished")
 
     def _go_on(self) -> None:
         """What has come from outside since: said to the loop, or taken over. Ends the session where its process did."""
@@ -156,6 +159,8 @@ class _Record(Log):
         for _ in range(int(PATIENCE / 0.001)):
             if found := mine():
                 return found
+            if self.next is None:
+                raise self.end()
             await asyncio.sleep(0.001)
         event = self.next
         raise _Stop(Difference(len(self.events) + 1, "type", event.type if event else "the end", "tool.finished"))
@@ -188,7 +193,9 @@ class _Model:
             yield Reply(event.message, event.usage, event.finish_reason)
         elif isinstance(event, Guarded) and event.kind == "babble":
             yield Delta("content", BABBLE)
-        elif isinstance(event, ContextCut | RunFinished) or event is None:
+        elif event is None:
+            raise record.end()
+        elif isinstance(event, ContextCut | RunFinished):
             raise WindowFull("The recorded model refused this conversation as too long.")
         else:
             raise _Stop(Difference(event.seq, "type", event.type, "reply"))

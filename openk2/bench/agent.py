@@ -65,9 +65,10 @@ def _session(base: str, name: str, number: int, steps: int) -> dict[str, Any]:
     command = [sys.executable, "-m", "openk2.bench.agent_clients", name, f"{base}/{session}/v1", str(steps)]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, cwd=ROOT)
-        said = json.loads(done.stdout.splitlines()[-1])
     except subprocess.TimeoutExpired:
         raise Failed(f"no answer in {SECONDS:.0f} s") from None
+    try:
+        said = json.loads(done.stdout.splitlines()[-1])
     except (IndexError, ValueError):
         raise Failed(f"it ended by itself: {done.stderr.strip().splitlines()[-1:]}") from None
     if "error" in said:

@@ -93,7 +93,7 @@ def pydantic_ai(url: str, steps: int) -> tuple[str, str]:
                     async with node.stream(going.ctx) as stream:
                         async for _ in stream:
                             pass
-        return str(going.result.output)
+        return str(going.result.output if going.result else "")
 
     return asyncio.run(run()), f"pydantic-ai {version('pydantic-ai-slim')}"
 
