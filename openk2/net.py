@@ -22,6 +22,7 @@ import httpx
 from openk2.errors import UserError
 
 PORTS = (80, 443)
+LOCAL_NAMES = (".localhost", ".local", ".internal", ".intranet", ".lan", ".home", ".corp", ".home.arpa", ".localdomain")
 MAX_REDIRECTS = 5
 MAX_BYTES = 20 << 20  # of a body, after decompression
 SECONDS = 30.0  # for one fetch with all its redirects
@@ -115,6 +116,16 @@ def addresses(host: str, port: int, allow: Sequence[str] = (), resolve: Resolve 
     return usable
 
 
+def _judge_name(name: str, port: int, allow: Sequence[str]) -> None:
+    """What can be said of a name that somebody else resolves. Raises Refused."""
+    if is_allowed(name, port, allow):
+        return
+    if port not in PORTS:
+        raise Refused(f"The port {port} of {name} is refused: only {' and '.join(map(str, PORTS))} are reached.")
+    if "." not in name or name.endswith(LOCAL_NAMES):
+        raise Refused(f"The host {name} is refused: it is a name of a local network.")
+
+
 def _is_address(text: str) -> bool:
     try:
         ipaddress.ip_address(text)
@@ -153,6 +164,8 @@ class SafeTransport(httpx.AsyncBaseTransport):
     """An httpx transport that connects to judged addresses only. Host header, SNI and certificate stay the name's.
 
     `inner` makes the connection. Connections are not kept: one to an address would be reused for another name there.
+    `proxy`: a way out that a person has set (the environment's is ignored). It resolves the names itself, so here only
+    their form is judged: written addresses as always, and names that mean a local network are refused.
     """
 
     def __init__(
@@ -160,12 +173,16 @@ class SafeTransport(httpx.AsyncBaseTransport):
         allow: Sequence[str] = (),
         resolve: Resolve = system_resolver,
         inner: httpx.AsyncBaseTransport | None = None,
+        proxy: str | None = None,
     ) -> None:
-        self.allow, self.resolve = tuple(allow), resolve
-        self.inner = inner or httpx.AsyncHTTPTransport(limits=httpx.Limits(max_keepalive_connections=0))
+        self.allow, self.resolve, self.proxied = tuple(allow), resolve, proxy is not None
+        self.inner = inner or httpx.AsyncHTTPTransport(limits=httpx.Limits(max_keepalive_connections=0), proxy=proxy)
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         url = checked(request.url)
+        if self.proxied and not _is_address(url.host):
+            _judge_name(url.host, port_of(url), self.allow)
+            return await self.inner.handle_async_request(request)
         places = await asyncio.to_thread(addresses, url.host, port_of(url), self.allow, self.resolve)
         headers = [(key, value) for key, value in request.headers.raw if key.lower() != b"host"]
         failure: Exception | None = None
@@ -204,7 +221,10 @@ async def get(
     max_bytes: int = MAX_BYTES,
     seconds: float = SECONDS,
 ) -> Fetched:
-    """GET a URL. `types`: beginnings of the content types that are read; empty reads all. Raises Refused."""
+    """GET a URL. `types`: beginnings of the content types that are read; empty reads all. Raises Refused.
+
+    Where the server declares no type, the body is read: its reader looks at what it is.
+    """
     place = url
     try:
         async with asyncio.timeout(seconds):
@@ -243,8 +263,8 @@ async def _read(target: httpx.URL, response: httpx.Response, types: Sequence[str
         raise Refused(f"{target} answered {response.status_code} {response.reason_phrase}.")
     declared = response.headers.get("content-type", "")
     kind = declared.partition(";")[0].strip().lower()
-    if types and not kind.startswith(tuple(types)):
-        raise Refused(f"{target} is {kind or 'of no declared type'}, which is not read.")
+    if types and kind and not kind.startswith(tuple(types)):
+        raise Refused(f"{target} is {kind}, which is not read.")
     charset = re.search(r"charset\s*=\s*[\"']?([\w.:-]+)", declared, re.IGNORECASE)
     body = b"".join([piece async for piece in _decoded(target, response, max_bytes)])
     return Fetched(str(target), kind, charset[1].lower() if charset else "", body)

@@ -210,6 +210,18 @@ def test_proxy_variables_are_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
     assert found.body == b"direct"
 
 
+def test_through_a_proxy_that_a_person_set_names_are_judged_by_their_form() -> None:
+    inner = Recorded(page(), page())
+    transport = SafeTransport(["intranet.corp"], inner=inner, proxy="http://proxy.example:3128", resolve=fails)
+    assert fetch("https://a.example/x", transport).body == b"hello" == fetch("http://intranet.corp/", transport).body
+    assert [str(sent.url) for sent in inner.seen] == ["https://a.example/x", "http://intranet.corp/"]
+    for url in ("http://127.0.0.1/", "http://[::1]/", "http://localhost/", "http://wiki.corp/", "http://a.example:22/",
+                "http://metadata.google.internal/", "http://2130706433/", "http://printer.local/"):  # fmt: skip
+        with pytest.raises(Refused, match="refused"):
+            fetch(url, transport)
+    assert len(inner.seen) == 2
+
+
 # ------------------------------------------------------------------------------------------------ a real server
 
 

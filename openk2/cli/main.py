@@ -20,6 +20,7 @@ VERBS = {
     "ask": "Answer one question with thinking, search and computation.",
     "chat": "Talk: a conversation in the terminal.",
     "runs": "List, show, resume, replay, fork and export what was run.",
+    "mcp": "Offer this agent to other programs as MCP tools.",
     "model": "Inspect models and checkpoints.",
     "train": "Run each stage of the recipe.",
     "synth": "Make and check training data.",

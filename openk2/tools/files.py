@@ -164,6 +164,8 @@ def file_tools(files: Files) -> dict[str, Tool]:
         answer = await child.run(f"{__name__}:matches", task, GREP_SECONDS, GREP_MEMORY)
         if "error" in answer:
             raise ToolError(f"{place.shown} {answer['error']}.")
+        if "problem" in answer:
+            raise ToolError(answer["problem"])
         return "\n".join(answer["lines"]) or "No line matches."
 
     return {made.name: made for made in (read_file, write_file, edit_file, list_files, grep)}
@@ -221,7 +223,7 @@ def matches(task: dict[str, Any]) -> dict[str, Any]:
                     found.append(f"{file.shown}:{number}: {shorten(line, 300)}")
         except ToolError as error:
             if file is place:
-                return {"error": str(error).removeprefix(f"{place.shown} ").rstrip(".")}
+                return {"problem": str(error)}
     return {"lines": found}
 
 

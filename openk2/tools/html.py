@@ -21,7 +21,7 @@ VOID = {
 CLOSED_BY_THE_NEXT = {"p", "li", "td", "th", "tr", "dd", "dt", "option"}  # their end tags may be left out
 MAX_LINKS = 100
 _HIDDEN = re.compile(
-    r"display:none|visibility:(hidden|collapse)|opacity:0*(\.0+)?(;|$|!)|font-size:0*(\.\d+)?(px|pt|em|rem|%)?(;|$|!)"
+    r"display:none|visibility:(hidden|collapse)|opacity:0*(\.0+)?(;|$|!)|font-size:0*(\.0+)?(px|pt|em|rem|%)?(;|$|!)"
     r"|(?<![a-z-])(width|height):[01](px)?(;|$|!)|text-indent:-\d{3,}|(left|top|right|bottom):-\d{3,}"
     r"|clip:rect\(0|clip-path:inset\((50|100)%|(?<![a-z-])color:transparent"
 )

@@ -7,6 +7,7 @@ same forms as a person's own files. All text of theirs stands inside the run's p
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -30,7 +31,8 @@ class Web:
     """The web as one run sees it. `engine`: what searches it; None where only pages are read.
 
     `pages`: a folder in which what was read is kept. `allow`: places that are reached though they are not public, as
-    `host` or `host:port`. `transport`: the way out; None is the judged one of `openk2.net`.
+    `host` or `host:port`. `transport`: the way out; None is the judged one of `openk2.net`, through OPENK2_WEB_PROXY
+    where a person has set that.
     """
 
     def __init__(
@@ -49,7 +51,8 @@ class Web:
 
     async def page(self, url: str) -> Page:
         """Read a URL and keep it. Raises net.Refused or ToolError with the reason."""
-        transport = self._transport or net.SafeTransport(self.allow)
+        proxy = os.environ.get("OPENK2_WEB_PROXY") or None
+        transport = self._transport or net.SafeTransport(self.allow, proxy=proxy)
         try:
             fetched = await net.get(url, transport, types=reader.TYPES)
         finally:
