@@ -91,6 +91,7 @@ class Heavy:
         self._approve, self._more = approve, more
         self._asking = asyncio.Lock()
         self._declined: set[str] = set()
+        self._settled = False  # who agreed is said already
         self._seed = int(log.started.limits.get("seed") or 0)
 
     async def run(self) -> RunFinished:
@@ -166,6 +167,7 @@ class Heavy:
             await _cancel(running)
 
     async def _end_early(self, running: dict[asyncio.Task[Any], Path], why: str, done: dict[int, Trajectory]) -> None:
+        self._settled = True
         record(self, Note(text=why))
         for path in running.values():
             record(path.loop, Note(text=f"Ended before its answer: {why}"))
@@ -276,7 +278,7 @@ class Heavy:
         answer, dropped = keep_known(said.answer, known)
         if dropped:
             record(self, Note(text=f"{dropped} citations of lines that no path has shown were left out."))
-        if any(path.answer for path in paths):
+        if not self._settled and any(path.answer for path in paths):
             record(self, Note(text=_who_agreed(paths, answer)))
         reason = cast(RunReason, said.reason if said.reason in get_args(RunReason) else "stop")
         spent = self.state.spent
