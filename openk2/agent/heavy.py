@@ -20,7 +20,19 @@ from openk2.agent.answers import Trajectory, agreement, groups, key
 from openk2.agent.ask_agent import loop_for
 from openk2.agent.budget import Budget, Ledger
 from openk2.agent.calls import Approve
-from openk2.agent.children import ToolsFor, WatchTree, begin, ended, family, finish, record, seconds, used
+from openk2.agent.children import (
+    ToolsFor,
+    WatchTree,
+    begin,
+    ended,
+    family,
+    finish,
+    keep_back,
+    record,
+    seconds,
+    unsaid,
+    used,
+)
 from openk2.agent.events import (
     BudgetRaised,
     BudgetSpent,
@@ -52,12 +64,6 @@ class Path:
 
     number: int
     loop: Loop
-
-    @property
-    def unsaid(self) -> int:
-        """1 while a last answer is still kept back for it."""
-        ledger: Ledger | None = getattr(self.loop, "ledger", None)  # there is none where it failed at once
-        return int(self.loop.state.habits.steer if ledger is None else ledger.saves)
 
 
 class Heavy:
@@ -129,7 +135,7 @@ class Heavy:
                     open_paths.append(self._open(number))
                 except UserError as error:
                     failed[number] = error
-            self._save(len(open_paths) * self.steer)
+            keep_back(self.paths_ledger, len(open_paths) * self.steer)
             await self._work(open_paths, done, failed)
             for number, error in failed.items() if done else ():
                 done[number] = self._ended(number, "error", "")
@@ -154,7 +160,7 @@ class Heavy:
                 ready, _ = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
                 for task in ready:
                     path = running.pop(task)
-                    self._save(-path.unsaid)
+                    keep_back(self.paths_ledger, -unsaid(path.loop))
                     error = task.exception()
                     if isinstance(error, UserError):
                         failed[path.number] = error
@@ -310,11 +316,6 @@ class Heavy:
             Spending(walked.steps, walked.usage, worked),
             parent=self.ledger,
         )
-
-    def _save(self, answers: int) -> None:
-        """Keep back so many last answers of paths more, or fewer."""
-        for ledger in (self.ledger, self.paths_ledger):
-            ledger.saves = max(0, ledger.saves + answers)
 
     def _walked(self) -> Spending:
         """What the paths alone have used."""

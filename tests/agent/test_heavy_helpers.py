@@ -8,7 +8,6 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import pytest
 from heavy_scripts import logs, replies  # type: ignore[import-not-found]
 
 from openk2.agent import log
@@ -126,14 +125,21 @@ def test_a_helper_gets_a_part_of_what_is_left_and_all_of_it_counts(tmp_path: Pat
 
 
 def test_an_interrupted_helper_goes_on_and_what_it_used_counts(tmp_path: Path) -> None:
-    def down(_: Sequence[Message]) -> Message:
-        raise KeyboardInterrupt
+    scripts = {"Q": [ask("when?"), say("1931")], "when?": [OPEN, say("It was 1931.")]}
 
-    broken = ByTask({"Q": [ask("when?"), say("1931")], "when?": [OPEN, down]})
-    with pytest.raises(KeyboardInterrupt):
-        work(begin(tmp_path / "r", Budget(steps=10)), broken)
-    whole = ByTask({"Q": [ask("when?"), say("1931")], "when?": [OPEN, say("It was 1931.")]})
-    end = work(log.Log.open(tmp_path / "r"), whole)
+    async def cut_short() -> None:
+        def watch(child: str, item: object) -> None:
+            if child and isinstance(item, ToolFinished):
+                task.cancel()
+
+        with begin(tmp_path / "r", Budget(steps=10)) as opened:
+            task = asyncio.create_task(loop_for(opened, ByTask(scripts), lambda _: TOOLS, watch=watch).run())
+            await asyncio.gather(task, return_exceptions=True)
+            assert task.cancelled()
+
+    asyncio.run(cut_short())
+    assert len(replies(tmp_path / "r")) == 1
+    end = work(log.Log.open(tmp_path / "r"), ByTask(scripts))
     assert end.answer == "1931" and end.steps == 4
     events = log.read(tmp_path / "r")
     assert sum(isinstance(event, ChildStarted) for event in events) == 1
