@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,7 @@ class ByTask:
 
     name, window, price = "by-task", None, None
 
-    def __init__(self, scripts: dict[str, Sequence[Message | Callable[..., Message]]]) -> None:
+    def __init__(self, scripts: Mapping[str, Sequence[Message | Callable[..., Message]]]) -> None:
         self.scripts = {task: ScriptedProvider(steps) for task, steps in scripts.items()}
         self.tools: dict[str, list[str]] = {}
 
@@ -116,7 +116,7 @@ def test_a_helper_gets_a_part_of_what_is_left_and_all_of_it_counts(tmp_path: Pat
     provider = ByTask({"Q": [until(step) for step in own], **{f"t{n}": [until(e) for e in endless] for n in range(50)}})
     end = work(begin(tmp_path / "r", Budget(steps=41)), provider)
     found = logs(tmp_path / "r")
-    budgets = [events[0].budget["steps"] for events in found.values() if isinstance(events[0], RunStarted)]
+    budgets = [events[0].budget["steps"] or 0 for events in found.values() if isinstance(events[0], RunStarted)]
     assert budgets[0] == 10 and budgets == sorted(budgets, reverse=True)  # a quarter of the 40 left, and so on
     own_replies = sum(event.type == "reply" for event in log.read(tmp_path / "r"))
     assert len(replies(tmp_path / "r")) + own_replies == end.steps <= 41
