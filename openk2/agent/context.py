@@ -10,6 +10,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from functools import lru_cache
+from itertools import takewhile
 
 from openk2.agent.events import ContextCut, ToolFinished
 from openk2.agent.state import Entry, State
@@ -17,36 +18,45 @@ from openk2.chat.messages import Message, ToolCall, ToolSpec
 
 FINDING_CHARS = 160  # of an output in the list of findings
 FINDINGS = 60  # outputs that the list names
+ASKED_CHARS = 8000  # of what the person said between the first question and the present one
 CHARS_A_TOKEN = 3.0  # where no reply has told the true number yet; English has about four, JSON and code three
 MESSAGE_CHARS = 12  # what a message costs beside its text
 
 
 def messages(state: State) -> list[Message]:
-    """The conversation, with what the cuts so far have hidden or replaced."""
-    hide = max((cut.upto for cut in state.cuts if cut.kind == "hide"), default=0)
-    replaced = next((cut for cut in reversed(state.cuts) if cut.kind != "hide"), None)
-    sent: list[Message] = []
-    if replaced is not None:
-        sent += _restart(state, replaced)
-    for entry in state.entries:
-        if replaced is not None and entry.seq <= replaced.upto:
-            continue
-        if entry.result is not None and entry.seq <= hide and entry.result is not state.plan:
-            sent.append(entry.hidden)
-        else:
-            sent.append(entry.message)
-    return sent
+    """The conversation, with what the cuts so far have hidden or replaced. Not to be changed."""
+    return _view(state)[1]
+
+
+def chars(state: State) -> int:
+    return _view(state)[2]
+
+
+def _view(state: State) -> tuple[int, list[Message], int]:
+    """Made once for each state of the log."""
+    if state.view[0] != state.seq:
+        hide = max((cut.upto for cut in state.cuts if cut.kind == "hide"), default=0)
+        sent, total = [*state.restart], size(state.restart)
+        for entry in state.entries:
+            if entry.result is not None and entry.seq <= hide and entry.result is not state.plan:
+                sent.append(entry.hidden)
+                total += entry.hidden_size
+            else:
+                sent.append(entry.message)
+                total += entry.size
+        state.view = (state.seq, sent, total)
+    return state.view
 
 
 def tokens(state: State) -> int:
     """About how many tokens the conversation has: the count that came with the last reply, and characters since."""
-    now = size(messages(state))
+    now = chars(state)
     last = state.last
     if last is None or not last.usage.prompt or not state.seen_chars:
         return round(now / CHARS_A_TOKEN)
     if state.cut_at < last.seq and last.purpose != "notes":
         said = last.usage.prompt + last.usage.completion
-        new = sum(_size(entry.message) for entry in state.entries if entry.seq > last.seq)
+        new = sum(entry.size for entry in takewhile(lambda entry: entry.seq > last.seq, reversed(state.entries)))
         return said + round(new / CHARS_A_TOKEN)
     return round(now * last.usage.prompt / state.seen_chars)
 
@@ -68,12 +78,12 @@ def shown(result: ToolFinished, spill: int) -> Message:
 def spilled(text: str, spill: int, name: str) -> str:
     if len(text) <= spill + 200:  # the sentence in between has a size of its own
         return text
-    head = spill * 3 // 4
-    tail = spill - head
+    head, tail = spill * 3 // 4, spill // 4
+    head = text.rfind("\n", head // 2, head) + 1 or head  # at the end of a line, where lines are not very long
     line = text.count("\n", 0, head) + 1
     left = len(text) - head - tail
     return (
-        f"{text[:head]}\n... {left:,} of {len(text):,} characters are not shown; "
+        f"{text[:head].rstrip()}\n... {left:,} of {len(text):,} characters are not shown; "
         f'open(id="{name}", line={line}) reads on, find(id="{name}", pattern=...) searches them ...\n{text[-tail:]}'
     )
 
@@ -91,19 +101,18 @@ def hidden(entry: Entry) -> Message:
 def hideable(state: State, upto: int) -> int:
     """Characters that hiding the outputs up to event `upto` would save."""
     already = max((cut.upto for cut in state.cuts if cut.kind == "hide"), default=0)
-    gone = max((cut.upto for cut in state.cuts if cut.kind != "hide"), default=0)
     return sum(
-        _size(entry.message) - _size(entry.hidden)
+        entry.size - entry.hidden_size
         for entry in state.entries
-        if entry.result is not None and max(already, gone) < entry.seq <= upto and entry.result is not state.plan
+        if entry.result is not None and already < entry.seq <= upto and entry.result is not state.plan
     )
 
 
-def _restart(state: State, cut: ContextCut) -> list[Message]:
+def restart(state: State, cut: ContextCut) -> list[Message]:
     """The beginning of a conversation that was cut: what the person said, the plan, the notes, what was found."""
-    sent = [entry.message for entry in state.entries if entry.message.role == "system"]
-    asked = [entry.message.content for entry in state.entries if _from_person(entry, state) and entry.seq <= cut.upto]
-    parts = [*asked]
+    if not state.habits.steer:
+        return [*state.restart, *(entry.message for entry in state.put_away if entry.seq == state.turn)]
+    parts = _asked(state)
     steps = sum(reply.seq <= cut.upto for reply in state.replies)
     parts.append(f"(You have worked on this for {steps} steps; the conversation so far was put away to make room.)")
     if state.plan is not None and state.plan.seq <= cut.upto:
@@ -111,25 +120,33 @@ def _restart(state: State, cut: ContextCut) -> list[Message]:
     if cut.notes:
         parts.append(f"Your notes:\n{cut.notes}")
     if cut.kind == "fresh":
-        parts.append(_findings(state, cut.upto))
-    parts.append('find(id="run", pattern=...) searches everything that the tools have shown in this run.')
-    return [*sent, Message("user", "\n\n".join(part for part in parts if part))]
+        parts.append(_findings(state))
+    parts.append('find(id="run", pattern=...) searches all that was shown and said in this run.')
+    return [*state.restart, Message("user", "\n\n".join(part for part in parts if part))]
 
 
-def _from_person(entry: Entry, state: State) -> bool:
-    if entry.message.role != "user":
-        return False
-    own = {event.seq for event in (*state.guards, *state.checks)}
-    return entry.seq not in own
+def _asked(state: State) -> list[str]:
+    """What the person said: the first question, the present one, and as much in between as has room."""
+    own = {event.seq for event in (*state.guards, *state.checks)}  # what the loop said
+    said = [e for e in state.put_away if e.message.role == "user" and e.seq not in own]
+    kept, room = [], ASKED_CHARS
+    for entry in reversed(said[1:]):
+        room -= entry.size
+        if room < 0 and entry.seq < state.turn:
+            break
+        kept.append(entry.message.content)
+    left = len(said) - 1 - len(kept)
+    more = [f"({left} messages of the person are put away here; find reads them too.)"] if left else []
+    return [*(entry.message.content for entry in said[:1]), *more, *reversed(kept)]
 
 
-def _findings(state: State, upto: int) -> str:
+def _findings(state: State) -> str:
     """One line for each of the last outputs: its handle, the call, how it begins."""
-    found = [e for e in state.entries if e.result is not None and not e.result.is_error and e.seq <= upto]
+    found = [(e.result, e.call) for e in state.put_away if e.result is not None]
+    found = [(result, call) for result, call in found if not result.is_error and result.name != "plan"]
     lines = [
-        f"{handle(e.result)} {call_line(e.call)}: {' '.join(e.result.content.split())[:FINDING_CHARS]}"
-        for e in found[-FINDINGS:]
-        if e.result is not None and e.result is not state.plan
+        f"{handle(result)} {call_line(call)}: {' '.join(result.content.split())[:FINDING_CHARS]}"
+        for result, call in found[-FINDINGS:]
     ]
     if not lines:
         return ""
@@ -149,11 +166,13 @@ def _size(message: Message) -> int:
     return MESSAGE_CHARS + len(message.content) + len(message.reasoning or "") + calls
 
 
-def digest(conversation: Sequence[Message], specs: Sequence[ToolSpec]) -> str:
+def digest_of_tools(specs: Sequence[ToolSpec]) -> bytes:
+    return hashlib.blake2b(_dump([spec.to_wire() for spec in specs]), digest_size=16).digest()
+
+
+def digest(conversation: Sequence[Message], tools: bytes) -> str:
     """A short digest of all that a model is sent, to tell whether a replayed run sends the same."""
-    whole = hashlib.blake2b(digest_size=8)
-    for spec in specs:
-        whole.update(_dump(spec.to_wire()))
+    whole = hashlib.blake2b(tools, digest_size=8)
     for message in conversation:
         whole.update(_digest(message))
     return whole.hexdigest()

@@ -1,10 +1,10 @@
 """Runs that go in circles: what is noticed, and what is done about it.
 
-Four signs are looked for after each step: the same call with the same result again and again, two calls in turn, the
-same search in other words, and replies whose calls cannot be run. The first time the model is told; the second time
-its last replies are taken back as well; the third time the run ends with the best answer so far. What came before the
-last word of a guard is not counted again. A fifth sign, a reply that repeats itself while it is being written, is for
-`Babble`.
+Three signs are looked for after each step: the same call with the same result again and again (also in turn with
+others), the same search in other words, and replies whose calls cannot be run. The first time the model is told; the
+second time its last replies are taken back as well; the third time the run ends with the best answer so far. What came
+before the last word of a guard is not counted again. A fourth sign, a reply that repeats itself while it is being
+written, is for `Babble`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ from openk2.chat.messages import ToolCall
 
 WINDOW = 24  # calls that are looked back at
 SAME = 3  # times the same call gave the same result
-ROUNDS = 3  # of two calls in turn
 SEARCHES = 4  # with the same words
 INVALID = 2  # replies in a row of which no call could be run
 ACTIONS = ("nudge", "rollback", "stop")
@@ -48,7 +47,7 @@ def look(state: State) -> Guarded | None:
         return None
     if found := _invalid(state, made):
         return _action(state, "invalid", *found)
-    for kind, find in (("repeat", _repeat), ("alternation", _alternation), ("search", _search)):
+    for kind, find in (("repeat", _repeat), ("search", _search)):
         if found := find(made):
             return _action(state, kind, *found)
     return None
@@ -97,18 +96,6 @@ def _repeat(made: list[Made]) -> tuple[str, int] | None:
         f"({handle(same[0].result)}). Calling it again will not help: use what it showed, try another way, or answer."
     )
     return text, same[1].reply
-
-
-def _alternation(made: list[Made]) -> tuple[str, int] | None:
-    tail = made[-2 * ROUNDS :]
-    signs = [item.sign for item in tail]
-    if len(tail) < 2 * ROUNDS or signs[0] == signs[1] or signs != signs[:2] * ROUNDS:
-        return None
-    text = (
-        f"You go back and forth between {call_line(tail[0].call)} and {call_line(tail[1].call)}; neither shows "
-        "anything new. Say what is missing, then try another way, or answer."
-    )
-    return text, tail[2].reply
 
 
 def _search(made: list[Made]) -> tuple[str, int] | None:

@@ -11,6 +11,7 @@ SPILL = 12_000  # characters of an output that the model sees at once; the rest 
 @dataclass(frozen=True, slots=True)
 class Habits:
     """`steer`: the model understands messages that the loop writes (nudges, checks, notes, a last call for the answer).
+    Without it each question of a chat is read alone.
 
     `revisions`: how often an answer may be sent back. `doubt`: the model is asked what would disprove its answer.
     `spill`: characters of one output that are shown at once.

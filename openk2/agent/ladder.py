@@ -35,7 +35,7 @@ def next_rung(state: State, window: int | None, *, forced: bool = False) -> Cont
     `forced`: the model refused the conversation as too long, so that the estimate was wrong or a single step too big.
     """
     last = state.replies[-1].seq if state.replies else 0
-    chars = context.size(context.messages(state))
+    chars = context.chars(state)
     saved = context.hideable(state, _before_last(state))
     worth = WORTH * chars if window is None else WORTH * window * chars / max(1, context.tokens(state))
     if saved >= min(worth, chars / 2) or (forced and saved > chars / 8):
@@ -43,8 +43,11 @@ def next_rung(state: State, window: int | None, *, forced: bool = False) -> Cont
     since = next((cut for cut in reversed(state.cuts) if cut.kind != "hide"), None)
     begin = since.upto if since else 0
     steps = [reply.seq for reply in state.replies if reply.purpose == "step" and reply.seq > begin]
-    if len(steps) <= 1 and since is not None and since.kind == "fresh":
-        return None  # begun again, and the first step is too long already
+    if since is not None and since.kind == "fresh":
+        if len(steps) <= 1:
+            return None  # begun again, and the first step is too long already
+        if not state.habits.steer and since.seq > state.turn:
+            return None  # without notes the question would only be begun again and again
     if len(steps) > KEEP and not forced and state.habits.steer:
         return ContextCut(kind="notes", upto=steps[-KEEP] - 1)
     return ContextCut(kind="fresh", upto=state.seq) if last else None

@@ -79,6 +79,7 @@ class Loop:
         self.specs = [tool.spec() for tool in self.tools.values()]
         self.partial = ""  # content of the reply that is being written
         self._said: list[str] = []
+        self._tools_digest = context.digest_of_tools(self.specs)
 
     def steer(self, text: str) -> None:
         """Say something to the model while it works; it reads it before its next reply."""
@@ -146,7 +147,7 @@ class Loop:
         state, last = self.state, purpose == "answer"
         conversation = context.messages(state)
         if word:
-            conversation.append(Message("user", word))
+            conversation = [*conversation, Message("user", word)]
         grant = self.ledger.reserve(
             prompt=context.tokens(state), price=self.provider.price, wanted=self.limits.max_tokens, last=last
         )
@@ -172,7 +173,7 @@ class Loop:
                 finish_reason=reply.finish_reason,
                 seconds=round(time.monotonic() - begin, 4),
                 purpose=purpose,
-                request=context.digest(conversation, self.specs),
+                request=context.digest(conversation, self._tools_digest),
             )
         )
         self.partial = ""

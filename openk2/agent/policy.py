@@ -33,6 +33,6 @@ def _is_given_address(values: dict[str, Any], state: State) -> bool:
     if set(values) - {"url"} or not isinstance(values.get("url"), str) or not values["url"]:
         return False
     url = values["url"]
-    said = (entry.message.content for entry in state.entries if entry.message.role == "user")
+    said = (entry.message.content for entry in state.everything() if entry.message.role == "user")
     shown = (r.content for r in state.results.values() if r.name == "search" and r.origin == "outside")
     return any(url in text.split() or f"({url})" in text for text in (*said, *shown))

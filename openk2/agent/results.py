@@ -1,4 +1,4 @@
-"""`open` and `find` also read what the tools of this run have shown: by the handle `rN`, or `run` for all of it."""
+"""`open` and `find` also read what this run has shown and said: by the handle `rN`, or `run` for all of it."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import asyncio
 import functools
 import inspect
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
-from openk2.agent.context import call_line, handle
+from openk2.agent.context import call_line
 from openk2.agent.state import State
 from openk2.tools.base import Tool, ToolError, tool
 from openk2.tools.formats import PAGE_CHARS, format_find, format_open
@@ -77,11 +77,25 @@ def _first(read: Callable[..., str | None], given: Tool) -> Tool:
 
 
 def _output(id: str, state: State) -> Document | None:
+    """The output, the reply or the message of the person that the event `id` holds."""
     name = id.strip().strip("[]").partition(":")[0]
     if not (match := HANDLE.fullmatch(name)):
         return None
-    result = next((r for r in state.results.values() if r.seq == int(match[1])), None)
-    return None if result is None else Document(name, name, tuple(_lines(result.content)))
+    text = next((text for seq, _, text in _texts(state) if seq == int(match[1])), None)
+    return None if text is None else Document(name, name, tuple(_lines(text)))
+
+
+def _texts(state: State) -> Iterator[tuple[int, str, str]]:
+    """(event, what it is, text) of all that was shown and said, newest first."""
+    calls = {entry.result.seq: entry.call for entry in state.everything() if entry.result is not None}
+    told = [(result.seq, call_line(calls.get(result.seq)), result.content) for result in state.results.values()]
+    for reply in state.replies:
+        said = "\n".join(part for part in (reply.message.reasoning, reply.message.content) if part)
+        told.append((reply.seq, "what you wrote", said))
+    for entry in state.everything():
+        if entry.message.role == "user":
+            told.append((entry.seq, "what you were told", entry.message.content))
+    yield from sorted(told, reverse=True)
 
 
 def _lines(text: str) -> list[str]:
@@ -93,19 +107,18 @@ def _lines(text: str) -> list[str]:
 
 
 def _everywhere(state: State, pattern: str) -> str:
-    """The lines of all outputs that hold the text, newest outputs first."""
+    """The lines of all that was shown and said that hold the text, newest first."""
     wanted = " ".join(pattern.split()).casefold()
-    calls = {entry.result.seq: entry.call for entry in state.entries if entry.result is not None}
     shown: list[str] = []
-    outputs = hits = 0
-    for result in reversed(list(state.results.values())):
-        lines = [(n, text) for n, text in enumerate(_lines(result.content), 1) if wanted in text.casefold()]
+    found = hits = 0
+    for seq, what, content in _texts(state):
+        lines = [(n, text) for n, text in enumerate(_lines(content), 1) if wanted in text.casefold()]
         if not lines:
             continue
-        outputs, hits = outputs + 1, hits + len(lines)
-        if outputs <= OUTPUTS:
-            shown.append(f"In {handle(result)}, {call_line(calls.get(result.seq))}:")
-            shown += [f"[{handle(result)}:{n}] {text}" for n, text in lines[:LINES_OF_ONE]]
+        found, hits = found + 1, hits + len(lines)
+        if found <= OUTPUTS:
+            shown.append(f"In r{seq}, {what}:")
+            shown += [f"[r{seq}:{n}] {text}" for n, text in lines[:LINES_OF_ONE]]
     if not shown:
-        return f"No output of this run holds {pattern!r}."
-    return "\n".join([*shown, f"({hits} lines of {outputs} outputs in all)"])
+        return f"Nothing that was shown or said in this run holds {pattern!r}."
+    return "\n".join([*shown, f"({hits} lines in {found} places in all)"])

@@ -57,6 +57,18 @@ class Entry:
 
         return hidden(self)
 
+    @cached_property
+    def size(self) -> int:
+        from openk2.agent.context import size
+
+        return size([self.message])
+
+    @cached_property
+    def hidden_size(self) -> int:
+        from openk2.agent.context import size
+
+        return size([self.hidden])
+
 
 @dataclass
 class Spending:
@@ -74,6 +86,8 @@ class State:
         self.started: RunStarted | None = None
         self.habits = Habits()
         self.entries: list[Entry] = []  # the conversation; what was rolled back is not in it
+        self.put_away: list[Entry] = []  # what notes or a fresh start stand for
+        self.restart: list[Message] = []  # and what stands for it
         self.replies: list[ReplyReceived] = []
         self.results: dict[tuple[int, int], ToolFinished] = {}  # by reply and index
         self.begun: set[tuple[int, int]] = set()
@@ -93,6 +107,7 @@ class State:
         self.seen_chars = 0  # of the conversation at the last reply
         self.cut_at = 0  # the last event that made the conversation shorter
         self.seq = 0
+        self.view: tuple[int, list[Message], int] = (-1, [], 0)  # kept by `context`
         self._begin: float | None = None
         self._last = 0.0
 
@@ -104,8 +119,11 @@ class State:
         return state
 
     def fold(self, event: Event) -> None:
-        self.seq = event.seq
         self._clock(event)
+        self._fold(event)
+        self.seq = event.seq
+
+    def _fold(self, event: Event) -> None:
         if isinstance(event, RunStarted):
             self.started, self.turn = event, event.seq
             self.habits = Habits.from_json(event.habits)
@@ -115,6 +133,8 @@ class State:
         elif isinstance(event, UserSaid):
             if self.finished:
                 self.turn, self.spent = event.seq, Spending()
+                if not self.habits.steer:
+                    self._put_away(event.seq)
             self.finished = None
             self._said(event.seq, event.text)
         elif isinstance(event, ReplyReceived):
@@ -126,8 +146,7 @@ class State:
         elif isinstance(event, Approval):
             self.approvals[event.reply, event.index] = event
         elif isinstance(event, ContextCut):
-            self.cuts.append(event)
-            self.cut_at = event.seq
+            self._cut(event)
         elif isinstance(event, Guarded):
             self._guard(event)
         elif isinstance(event, Checked):
@@ -161,7 +180,7 @@ class State:
     def pending(self) -> list[Pending]:
         """The calls of the last reply that have no result, in their order."""
         last = self.last
-        if last is None:
+        if last is None or last.purpose == "notes":  # notes are text; what else stands in them is not run
             return []
         return [
             Pending(last.seq, index, call, (last.seq, index) in self.begun)
@@ -176,6 +195,10 @@ class State:
         if last is None or last.purpose == "notes" or last.message.tool_calls or is_empty(last.message):
             return None
         return last if self.entries and self.entries[-1].seq == last.seq else None
+
+    def everything(self) -> list[Entry]:
+        """The conversation with what was put away."""
+        return [*self.put_away, *self.entries]
 
     @property
     def stuck(self) -> bool:
@@ -220,9 +243,9 @@ class State:
         self.spent.usage = self.spent.usage + usage
 
     def _reply(self, event: ReplyReceived) -> None:
-        from openk2.agent.context import messages, size
+        from openk2.agent.context import chars
 
-        self.seen_chars = size(messages(self))
+        self.seen_chars = chars(self)
         self.replies.append(event)
         self.spent.steps += 1
         self._use(event.usage)
@@ -254,6 +277,20 @@ class State:
         if entry.result is not None:
             return (entry.result.reply, entry.result.index) < key
         return entry.seq <= key[0]
+
+    def _cut(self, event: ContextCut) -> None:
+        from openk2.agent.context import restart
+
+        self.cuts.append(event)
+        self.cut_at = event.seq
+        if event.kind != "hide":
+            self._put_away(event.upto)
+            self.restart = restart(self, event)
+
+    def _put_away(self, upto: int) -> None:
+        self.put_away += [entry for entry in self.entries if entry.seq <= upto]
+        self.entries = [entry for entry in self.entries if entry.seq > upto]
+        self.restart = [entry.message for entry in self.put_away if entry.message.role == "system"]
 
     def _guard(self, event: Guarded) -> None:
         self.guards.append(event)

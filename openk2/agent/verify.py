@@ -79,19 +79,19 @@ def _own_output(id: str, line: int, results: list[ToolFinished]) -> bool:
 
 def _figures_known(state: State, results: list[ToolFinished]) -> set[float]:
     """Figures that the person or a tool has said; what code computes stands in its output."""
-    texts = [entry.message.content for entry in state.entries if entry.message.role in ("user", "system")]
+    texts = [entry.message.content for entry in state.everything() if entry.message.role in ("user", "system")]
     texts += [result.content for result in results if not result.is_error]
     return {value for text in texts for found in _FIGURE.findall(text) if (value := _number(found)) is not None}
 
 
 def _known(value: float, text: str, known: set[float]) -> bool:
-    """Said as it is, or rounded to the places that the answer shows, or as per cent, thousands or millions of it."""
+    """Said as it is, or rounded to the places that the answer shows, as per cent, or as thousands or millions."""
     places = len(text.partition(".")[2].strip()) if "." in text else 0
     half = 0.5 * 10.0**-places
     if not places and value:  # 1,280,000 for 1,284,000: zeros at the end round as well
         digits = text.strip().replace(",", "").replace("_", "")
         half = 0.5 * 10.0 ** (len(digits) - len(digits.rstrip("0")))
-    scales = (1, 1e3, 1e6, 1e9, 0.01)
+    scales = (1, 1e3, 1e6, 1e9, 1e-3, 1e-6, 1e-9, 0.01)
     return any(abs(value * scale - other) <= half * scale * 1.0001 for other in known for scale in scales)
 
 

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import re
 from collections import deque
+from collections.abc import Collection
 from typing import Literal
 
 from openk2.chat.json_text import JsonText
@@ -49,10 +50,11 @@ class TextParser:
 
     `thinking`: the text starts inside the thinking (the prompt ended with `<think>`, or the text is a server's
     reasoning field). `calls` False reads no calls: for a request without tools, in which every marker is prose.
+    `names` are the tools there are: what looks like a call of another is prose too. None reads calls of any name.
     """
 
-    def __init__(self, *, thinking: bool = False, calls: bool = True) -> None:
-        self._read_calls = calls
+    def __init__(self, *, thinking: bool = False, calls: bool = True, names: Collection[str] | None = None) -> None:
+        self._read_calls, self._names = calls, names
         self._state: Kind = "reasoning" if thinking else "content"
         self._open_think = self._thought = thinking
         self._started = False
@@ -168,6 +170,8 @@ class TextParser:
             return "open" if self._may_become(bracket, BEGIN_ARGUMENTS) else "text"
         at = bracket + len(BEGIN_ARGUMENTS)
         match = _ID.fullmatch(head)
+        if self._names is not None and call_name(head) not in self._names:
+            return "text"
         if match and not match["whole"]:  # a bare name: only an object behind it makes it a call
             value = self._blanks(at)
             if value == len(buffer) and not self._last:

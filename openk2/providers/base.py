@@ -59,21 +59,26 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class Price:
-    """US dollars for a million tokens: read, read from the cache of the service, written (thinking included)."""
+    """US dollars for a million tokens: read, read from the cache of the service, written (thinking included).
+
+    `keeping` is what a token costs that is read and kept in the cache, where that is more than `input`.
+    """
 
     input: float
     cached: float
     output: float
+    keeping: float | None = None
 
-    def cost(self, usage: Usage) -> float:
-        """US dollars."""
+    def cost(self, usage: Usage, kept: int = 0) -> float:
+        """US dollars. `kept` of the fresh tokens went into the cache."""
         fresh = usage.prompt - usage.cached
-        return (fresh * self.input + usage.cached * self.cached + usage.completion * self.output) / 1e6
+        dear = kept * ((self.keeping or self.input) - self.input)
+        return (fresh * self.input + dear + usage.cached * self.cached + usage.completion * self.output) / 1e6
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What one reply may use. None leaves the choice to the provider.
+    """What one reply may use. None leaves the choice to the provider. Raises UserError for an unknown effort.
 
     `effort` is one of EFFORTS: how much to think, where the service takes such a word; others get `thinking_tokens`
     where they take those. `tool_choice` is "auto", "none", "required" or the name of the tool that has to be called.
@@ -89,6 +94,10 @@ class Limits:
     thinking_tokens: int | None = None
     effort: str | None = None
     stop: Sequence[str] = ()
+
+    def __post_init__(self) -> None:
+        if self.effort not in (None, *EFFORTS):
+            raise UserError(f"{self.effort!r} is no effort; use {', '.join(EFFORTS)}.")
 
 
 @dataclass(frozen=True, slots=True)

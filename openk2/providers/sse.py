@@ -15,15 +15,21 @@ _LINE_END = re.compile(rb"\r\n|\n|\r(?=[^\n])")
 async def events(chunks: AsyncIterator[bytes]) -> AsyncIterator[str]:
     """Yield the data of each event; comments and other fields are passed over."""
     buffer = b""
+    pieces: list[bytes] = []  # of a line whose end has not come: a long one must not be searched again for each
     data: list[str] = []
     async for chunk in chunks:
-        *lines, buffer = _LINE_END.split(buffer + chunk)
+        pieces.append(chunk)
+        if b"\n" not in chunk and b"\r" not in chunk and not buffer.endswith(b"\r"):
+            continue
+        *lines, buffer = _LINE_END.split(buffer + b"".join(pieces))
+        pieces = []
         for line in lines:
             if not line and data:
                 yield "\n".join(data)
                 data = []
             elif line.startswith(b"data:"):
                 data.append(_value(line))
+    buffer += b"".join(pieces)
     if buffer.startswith(b"data:"):
         data.append(_value(buffer.rstrip(b"\r")))
     if data:
