@@ -92,6 +92,8 @@ class Heavy:
         self.kind = self.setup.merge
         if self.kind not in merging.KINDS:
             raise UserError(f"There is no merge {self.kind!r}; choose from {', '.join(merging.KINDS)}.")
+        if self.setup.paths < 1:
+            raise UserError(f"Heavy mode needs at least one path, not {self.setup.paths}.")
         if not self.steer and self.kind != "vote":
             self.kind = "evidence"  # the model follows no instructions beside its own kind of question
         self._approve, self._more = approve, more

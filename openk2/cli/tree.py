@@ -110,7 +110,7 @@ class Tree:
         table.expand = True
         for row in list(self.rows.values()):
             sign, style = SIGNS.get(row.reason, ("!", "yellow"))
-            steps, tokens = f"{row.steps} steps", f"{row.tokens:,} tokens"
+            steps, tokens = _steps(row.steps), f"{row.tokens:,} tokens"
             what = Text(row.doing, style="" if row.reason == "stop" else "dim")
             table.add_row(Text(sign, style), Text(row.label, style="bold"), Text(steps), Text(tokens), what)
         return Group(table, *(Text(f"({note})", style="yellow") for note in list(self.notes)))
@@ -133,7 +133,7 @@ class Tree:
             row.reason = item.reason
             if told:
                 how = ENDS.get(item.reason, item.reason)
-                self._tell(f"{row.label}: {how} after {item.steps} steps: {clip(row.doing, 120)}")
+                self._tell(f"{row.label}: {how} after {_steps(item.steps)}: {clip(row.doing, 120)}")
         elif isinstance(item, Note):
             self.notes.append(one_line(item.text))
             if told:
@@ -146,3 +146,7 @@ class Tree:
         if not self.live and not self.quiet:
             sys.stderr.write(f"({text})\n" if not text.startswith(("path", "merge")) else f"{text}\n")
             sys.stderr.flush()
+
+
+def _steps(count: int) -> str:
+    return f"{count} step{'s' * (count != 1)}"

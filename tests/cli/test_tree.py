@@ -62,7 +62,7 @@ def test_each_path_has_its_state_steps_tokens_and_what_it_does() -> None:
             ("", Note(text="Path 3 gave this answer.")),
         ],
     )  # fmt: skip
-    assert lines[0].split()[:6] == ["·", "path", "1", "1", "steps", "40"] and "→ search(Alma bridge)" in lines[0]
+    assert lines[0].split()[:6] == ["·", "path", "1", "1", "step", "40"] and "→ search(Alma bridge)" in lines[0]
     assert "I think of 1931" in lines[1]
     assert lines[2].startswith("✓ path 3") and "1,235 tokens" in lines[2] and lines[2].endswith("It was 1931.")
     assert lines[3].startswith("✗ path 4") and lines[3].endswith("The service is down.")
@@ -120,9 +120,9 @@ def test_without_a_terminal_each_end_is_told_once_on_stderr(capsys: pytest.Captu
     out, err = capsys.readouterr()
     assert out == ""
     assert err.splitlines() == [
-        "path 1: answered after 1 steps: 1931",
+        "path 1: answered after 1 step: 1931",
         "(the paths are being merged)",
-        "merge: answered after 1 steps: It is.",
+        "merge: answered after 1 step: It is.",
         "(Path 1 gave this answer.)",
     ]
 
@@ -136,7 +136,7 @@ def test_quiet_says_nothing(capsys: pytest.CaptureFixture[str]) -> None:
 def test_a_resumed_run_begins_with_what_was_done() -> None:
     tree = Tree([*started("1", "2"), ended("1", "stop", "1931")], live=True)
     lines = screen(tree)
-    assert lines[0].startswith("✓ path 1") and "1 steps" in lines[0] and "7 tokens" in lines[0]
+    assert lines[0].startswith("✓ path 1") and "1 step" in lines[0] and "7 tokens" in lines[0]
     assert lines[1].startswith("· path 2")
 
 
