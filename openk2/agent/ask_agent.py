@@ -15,7 +15,19 @@ from typing import Any
 
 from openk2.agent.budget import Budget, Ledger
 from openk2.agent.calls import Approve
-from openk2.agent.children import Host, ToolsFor, WatchTree, begin, charge, ended, finish, record, used
+from openk2.agent.children import (
+    Host,
+    ToolsFor,
+    WatchTree,
+    begin,
+    charge,
+    ended,
+    finish,
+    keep_back,
+    record,
+    unsaid,
+    used,
+)
 from openk2.agent.events import ChildFinished, ChildStarted
 from openk2.agent.log import Log
 from openk2.agent.loop import Loop, More
@@ -144,7 +156,11 @@ class Helpers:
                 ledger=host.ledger,
                 depth=self._depth + 1,
             )
-            end = await finish(loop)
+            keep_back(host.ledger, int(loop.state.habits.steer))
+            try:
+                end = await finish(loop)
+            finally:
+                keep_back(host.ledger, -unsaid(loop))
             answer = with_lines(end.answer, log)
         record(host, ended(name, loop.state, end.reason, answer))
         return answer

@@ -54,6 +54,20 @@ def begin(host: Host, name: str, folder: str, started: RunStarted, task: str = "
     return log
 
 
+def keep_back(ledger: Ledger, answers: int) -> None:
+    """Keep back the last answers of so many children more, or fewer, here and in all that this is a part of."""
+    at: Ledger | None = ledger
+    while at is not None:
+        at.saves = max(0, at.saves + answers)
+        at = at.parent
+
+
+def unsaid(loop: Loop) -> int:
+    """1 while a last answer is still kept back for a run."""
+    ledger: Ledger | None = getattr(loop, "ledger", None)  # there is none where it failed at once
+    return int(loop.state.habits.steer if ledger is None else ledger.saves)
+
+
 async def finish(loop: Loop) -> RunFinished:
     """Run it to its end, and end what its tools keep running."""
     try:

@@ -20,7 +20,19 @@ from openk2.agent.answers import Trajectory, agreement, groups, key
 from openk2.agent.ask_agent import loop_for
 from openk2.agent.budget import Budget, Ledger
 from openk2.agent.calls import Approve
-from openk2.agent.children import ToolsFor, WatchTree, begin, ended, family, finish, record, seconds, used
+from openk2.agent.children import (
+    ToolsFor,
+    WatchTree,
+    begin,
+    ended,
+    family,
+    finish,
+    keep_back,
+    record,
+    seconds,
+    unsaid,
+    used,
+)
 from openk2.agent.events import (
     BudgetRaised,
     BudgetSpent,
@@ -53,12 +65,6 @@ class Path:
     number: int
     loop: Loop
 
-    @property
-    def unsaid(self) -> int:
-        """1 while a last answer is still kept back for it."""
-        ledger: Ledger | None = getattr(self.loop, "ledger", None)  # there is none where it failed at once
-        return int(self.loop.state.habits.steer if ledger is None else ledger.saves)
-
 
 class Heavy:
     """`Loop` many times over: `await Heavy(log, provider, tools).run()` works on the run in `log` until its answer.
@@ -86,11 +92,14 @@ class Heavy:
         self.kind = self.setup.merge
         if self.kind not in merging.KINDS:
             raise UserError(f"There is no merge {self.kind!r}; choose from {', '.join(merging.KINDS)}.")
+        if self.setup.paths < 1:
+            raise UserError(f"Heavy mode needs at least one path, not {self.setup.paths}.")
         if not self.steer and self.kind != "vote":
             self.kind = "evidence"  # the model follows no instructions beside its own kind of question
         self._approve, self._more = approve, more
         self._asking = asyncio.Lock()
         self._declined: set[str] = set()
+        self._settled = False  # who agreed is said already
         self._seed = int(log.started.limits.get("seed") or 0)
 
     async def run(self) -> RunFinished:
@@ -128,7 +137,7 @@ class Heavy:
                     open_paths.append(self._open(number))
                 except UserError as error:
                     failed[number] = error
-            self._save(len(open_paths) * self.steer)
+            keep_back(self.paths_ledger, len(open_paths) * self.steer)
             await self._work(open_paths, done, failed)
             for number, error in failed.items() if done else ():
                 done[number] = self._ended(number, "error", "")
@@ -153,7 +162,7 @@ class Heavy:
                 ready, _ = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
                 for task in ready:
                     path = running.pop(task)
-                    self._save(-path.unsaid)
+                    keep_back(self.paths_ledger, -unsaid(path.loop))
                     error = task.exception()
                     if isinstance(error, UserError):
                         failed[path.number] = error
@@ -166,6 +175,7 @@ class Heavy:
             await _cancel(running)
 
     async def _end_early(self, running: dict[asyncio.Task[Any], Path], why: str, done: dict[int, Trajectory]) -> None:
+        self._settled = True
         record(self, Note(text=why))
         for path in running.values():
             record(path.loop, Note(text=f"Ended before its answer: {why}"))
@@ -276,7 +286,7 @@ class Heavy:
         answer, dropped = keep_known(said.answer, known)
         if dropped:
             record(self, Note(text=f"{dropped} citations of lines that no path has shown were left out."))
-        if any(path.answer for path in paths):
+        if not self._settled and any(path.answer for path in paths):
             record(self, Note(text=_who_agreed(paths, answer)))
         reason = cast(RunReason, said.reason if said.reason in get_args(RunReason) else "stop")
         spent = self.state.spent
@@ -308,11 +318,6 @@ class Heavy:
             Spending(walked.steps, walked.usage, worked),
             parent=self.ledger,
         )
-
-    def _save(self, answers: int) -> None:
-        """Keep back so many last answers of paths more, or fewer."""
-        for ledger in (self.ledger, self.paths_ledger):
-            ledger.saves = max(0, ledger.saves + answers)
 
     def _walked(self) -> Spending:
         """What the paths alone have used."""

@@ -241,6 +241,19 @@ def test_an_unknown_merge_is_refused_before_anything_is_asked(tmp_path: Path) ->
     assert len(log.read(tmp_path / "r")) == 1
 
 
+def test_a_heavy_run_has_a_path(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="at least one path, not 0"):
+        work(begin(tmp_path / "r", paths=0), Scripts({}))
+
+
+def test_time_ends_the_paths_before_it_ends_the_merge(tmp_path: Path) -> None:
+    paths = {n: [say(f"It was {1900 + n}.")] for n in range(1, 5)}
+    provider = Scripts(paths, [say("1931, all in all.")], seconds=lambda number: 60.0 if number > 2 else 0.0)
+    end = work(begin(tmp_path / "r", paths=4, merge="reflect", budget=Budget(seconds=4.0)), provider)
+    assert end.answer == "1931, all in all." and end.seconds < 6.0
+    assert ends(tmp_path / "r") == {"1": "stop", "2": "stop", "3": "budget", "4": "budget", "merge": "stop"}
+
+
 def test_paths_that_all_end_without_an_answer_say_so(tmp_path: Path) -> None:
     silent = [say("", "thinking"), say("", "still thinking")]
     end = work(begin(tmp_path / "r", paths=2), Scripts({1: silent, 2: silent}))
