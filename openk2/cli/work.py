@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 from openk2.agent import context
@@ -15,6 +17,7 @@ from openk2.agent.state import State
 from openk2.cli import keyboard
 from openk2.cli.consent import Consent
 from openk2.cli.terminal import Terminal
+from openk2.cli.tree import Tree
 from openk2.errors import UserError
 
 
@@ -52,24 +55,40 @@ def _run(log: Log, terminal: Terminal, yes: bool) -> tuple[RunFinished, list[Sou
     parts = Parts.open(log)
     for note in parts.notes:
         terminal.note(note)
-    consent = Consent(terminal, yes=yes)
     asked = keyboard.present()
+    tree = Tree(log.events, quiet=terminal.quiet) if parts.setup.mode == "heavy" else None
+    consent = Consent(terminal, yes=yes, quietly=_paused(tree) if tree else nullcontext)
 
     async def run() -> tuple[RunFinished, list[Source]]:
         try:
             terminal.wait(f"{parts.provider.name} is reading")
             worker = parts.worker(
                 log,
-                watch=terminal.watch_tree,
+                watch=tree.watch if tree else terminal.watch_tree,
                 approve=consent.approve if yes or asked else None,
                 more=consent.more if asked else None,
             )
-            end = await worker.run()
+            with tree or nullcontext():
+                end = await worker.run()
             return end, parts.sources(log, end)
         finally:
             await parts.aclose()
 
     return asyncio.run(run())
+
+
+def _paused(tree: Tree) -> Callable[[], AbstractContextManager[None]]:
+    """The live lines make room for a question."""
+
+    @contextmanager
+    def pause() -> Iterator[None]:
+        tree.__exit__()
+        try:
+            yield
+        finally:
+            tree.__enter__()
+
+    return pause
 
 
 def resume_command(log: Log) -> str:
