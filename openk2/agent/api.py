@@ -91,6 +91,8 @@ class Agent:
         if unknown:
             known = ", ".join(sorted(set(Setup.__dataclass_fields__) - {"docs", "tools_extra"}))
             raise UserError(f"An Agent has no setting {unknown[0]!r}; it has {known}.")
+        if provider is not None and not (model or base_url):
+            model = f"program:{provider.name}"  # so that nothing is taken for the embedded model's
         self.setup = Setup(model=model, base_url=base_url, docs=tuple(map(str, places)), **settings)
         self._names: tuple[str, ...] | None = None
         self._own: dict[str, Tool] = {}
@@ -139,7 +141,7 @@ class Agent:
 
     async def arun(self, question: str, *, output: type[T] | None = None, tries: int = 3) -> Answer[T]:
         form = Form(output) if output is not None else None
-        if form is not None and not self.setup.habits.steer and self._given is None:
+        if form is not None and not self.setup.habits.steer:
             raise UserError("The embedded model writes no JSON; name a larger one for answers of a type.")
         with self._begin(form.request(question) if form else question) as log:
             return await self._answer(log, form, tries)
@@ -187,7 +189,6 @@ class Agent:
             raise UserError("The question is empty.")
         started = self.setup.started(new_id(), question)
         names = started.tools if self._names is None else self._names
-        # A provider of the program's own may well follow what the embedded model cannot.
         own = {"system": self._system} if self._system is not None else {}
         started = replace(started, tools=names, **own)
         log = Log.create(self.root / started.run)

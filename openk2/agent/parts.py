@@ -47,6 +47,8 @@ class Parts:
         setup, own = Setup.from_json(log.started.setup), own or {}
         names = [name for name in log.started.tools if name not in own]
         _check_known(names)
+        if provider is None and (setup.model or "").startswith("program:"):
+            raise UserError("This run has the model of a Python program; go on with it there: Agent(...).resume(RUN).")
         notes: list[str] = []
 
         def opened() -> Index | None:
