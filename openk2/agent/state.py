@@ -31,6 +31,8 @@ from openk2.agent.habits import Habits
 from openk2.chat.messages import Message, ToolCall
 from openk2.providers.base import Usage
 
+SLACK = 60.0  # seconds between two events beside what the later one took: a person who is asked, a busy machine
+
 
 @dataclass(frozen=True, slots=True)
 class Pending:
@@ -236,7 +238,9 @@ class State:
         if isinstance(event, RunStarted | RunResumed) or (isinstance(event, UserSaid) and self.ended):
             self._begin = event.ts
         elif self._begin is not None:
-            passed = max(0.0, event.ts - self._last)
+            # A clock that is set forward uses up no budget: an event is no longer than it says, and a little.
+            longest = getattr(event, "seconds", 0.0) + SLACK
+            passed = min(max(0.0, event.ts - self._last), longest)
             self.spent.seconds += passed
             self.total_seconds += passed
         self._last = event.ts
