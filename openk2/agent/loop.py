@@ -79,7 +79,7 @@ class Loop:
         self.specs = [tool.spec() for tool in self.tools.values()]
         self.partial = ""  # content of the reply that is being written
         self._said: list[str] = []
-        self._tools_digest = context.digest_of_tools(self.specs)
+        self._digest = context.Digest(self.specs)
 
     def steer(self, text: str) -> None:
         """Say something to the model while it works; it reads it before its next reply."""
@@ -173,7 +173,7 @@ class Loop:
                 finish_reason=reply.finish_reason,
                 seconds=round(time.monotonic() - begin, 4),
                 purpose=purpose,
-                request=context.digest(conversation, self._tools_digest),
+                request=self._digest.of(conversation),
                 window=self.provider.window,
             )
         )
