@@ -60,7 +60,7 @@ def page(folder: Path, events: Sequence[Event]) -> str:
         '<meta name="viewport" content="width=device-width,initial-scale=1">'
         '<meta name="referrer" content="no-referrer">'
         f"<title>{text(_clip(first.question))}</title><style>{style}</style></head>\n<body><main>\n"
-        f"{_head(first, events)}\n{''.join(_body(folder, events, 0))}</main></body></html>\n"
+        f"{_head(first, events)}\n{''.join(_body(folder, events))}</main></body></html>\n"
     )
 
 
@@ -87,8 +87,11 @@ def _head(first: RunStarted, events: Sequence[Event]) -> str:
     return f"<header><b>{text(first.run)}</b>{''.join(chips)}</header>"
 
 
-def _body(folder: Path, events: Sequence[Event], depth: int) -> Iterator[str]:
-    """Turn after turn: what was asked, the steps, the answer."""
+def _body(folder: Path, events: Sequence[Event], within: tuple[str, ...] = (), asked: str = "") -> Iterator[str]:
+    """Turn after turn: what was asked, the steps, the answer.
+
+    `within`: the names of the runs that this one is in; `asked`: what the run around it was asked.
+    """
     results = {(e.reply, e.index): e for e in events if isinstance(e, ToolFinished)}
     approvals = {(e.reply, e.index): e for e in events if isinstance(e, Approval)}
     ends = {e.child: e for e in events if isinstance(e, ChildFinished)}
@@ -96,7 +99,9 @@ def _body(folder: Path, events: Sequence[Event], depth: int) -> Iterator[str]:
     steps = 0
     for event in events:
         if isinstance(event, RunStarted):
-            yield f'<h1 class="asked">{text(event.question)}</h1>\n'
+            if event.question != asked:
+                yield f'<h1 class="asked">{text(event.question)}</h1>\n'
+            asked = event.question
         elif isinstance(event, UserSaid):
             yield f'<h2 class="asked">{text(event.text)}</h2>\n'
         elif isinstance(event, ReplyReceived):
@@ -108,10 +113,10 @@ def _body(folder: Path, events: Sequence[Event], depth: int) -> Iterator[str]:
                 key = (event.seq, index)
                 yield _call(folder, call, results.get(key), approvals.get(key))
             yield "</section>\n"
-        elif isinstance(event, ChildStarted) and depth < DEPTH:
-            yield _child(folder, event, ends.get(event.child), depth)
+        elif isinstance(event, ChildStarted) and len(within) < DEPTH:
+            yield _child(folder, event, ends.get(event.child), within, asked)
         elif isinstance(event, RunFinished):
-            yield _answer(event, sources(event.answer, family(folder, events), None))
+            yield _answer(event, sources(event.answer, family(folder, events), None), within)
         elif said := _said(event):
             yield f'<p class="note">{text(said)}</p>\n'
 
@@ -196,12 +201,12 @@ def _file(folder: Path, name: str) -> str:
     return f'<p class="note">made {text(name)}</p>'
 
 
-def _child(folder: Path, event: ChildStarted, end: ChildFinished | None, depth: int) -> str:
+def _child(folder: Path, event: ChildStarted, end: ChildFinished | None, within: tuple[str, ...], asked: str) -> str:
     place = folder / event.folder
     how = f"{end.reason}, {end.steps} steps" if end else "not finished"
     try:
         inside = place.resolve().is_relative_to(folder.resolve())
-        inner = "".join(_body(place, read(place), depth + 1)) if inside else ""
+        inner = "".join(_body(place, read(place), (*within, event.child), asked)) if inside else ""
     except UserError as error:
         inner = f'<p class="note">{text(str(error))}</p>'
     title = f"Path {event.child}" if event.child.isdigit() else event.child
@@ -212,16 +217,17 @@ def _child(folder: Path, event: ChildStarted, end: ChildFinished | None, depth: 
     )
 
 
-def _answer(event: RunFinished, found: list[Source]) -> str:
+def _answer(event: RunFinished, found: list[Source], within: tuple[str, ...]) -> str:
     ids = {(source.id, source.line) for source in found}
+    at = (*within, event.seq)
 
     def link(mark: re.Match[str]) -> str:
         places = [(id, int(line)) for id, line in _PLACE.findall(mark[1])]
         target = next((place for place in places if place in ids), None)
-        return f'<a href="#{_anchor(event, *target)}">{mark[0]}</a>' if target else mark[0]
+        return f'<a href="#{_anchor(*at, *target)}">{mark[0]}</a>' if target else mark[0]
 
     listed = "".join(
-        f'<li id="{_anchor(event, source.id, source.line)}"><span class="at">[{text(source.id)}:{source.line}]</span>'
+        f'<li id="{_anchor(*at, source.id, source.line)}"><span class="at">[{text(source.id)}:{source.line}]</span>'
         f"{text(source.text) if source.text is not None else 'no tool showed this line'}</li>"
         for source in found
     )
@@ -236,8 +242,8 @@ def _answer(event: RunFinished, found: list[Source]) -> str:
     )
 
 
-def _anchor(event: RunFinished, id: str, line: int) -> str:
-    return f"s{event.seq}-{text(id)}-{line}"
+def _anchor(*parts: str | int) -> str:
+    return "s-" + text("-".join(map(str, parts)))
 
 
 def _said(event: Event) -> str:
