@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,6 +25,7 @@ from openk2.chat.messages import Message, ToolCall
 from openk2.errors import UserError
 from openk2.providers.base import Delta, Provider, Usage
 from openk2.tools.base import Tool, tool
+from openk2.tools.mcp import settings as servers_of
 
 T = TypeVar("T")
 Approve = Callable[[ToolCall, str], bool | Awaitable[bool]]
@@ -63,7 +64,8 @@ class Agent:
     `model` is `nano` (the embedded one, the default), a checkpoint folder, `SERVICE:NAME`, or a name at `base_url`.
     `tools` are names of built-in tools, functions with types and a docstring, and `Tool`s; None takes the usual ones.
     `docs` are files and folders to search. `approve(call, why)` is asked before calls that need a person's word,
-    `more(spent)` when a budget is used up; both may be async. `provider` takes the place of `model`. Budgets and the
+    `more(spent)` when a budget is used up; both may be async. `mcp` are MCP servers by name, as the tables of the
+    settings file: {"notes": {"url": "https://..."}}. `provider` takes the place of `model`. Budgets and the
     other settings are those of `k2 ask`.
 
     Raises UserError, here and later, for what the caller can mend.
@@ -81,6 +83,7 @@ class Agent:
         approve: Approve | None = None,
         more: More | None = None,
         run_dir: str | Path | None = None,
+        mcp: Mapping[str, Any] | None = None,
         **settings: Any,
     ) -> None:
         places = [Path(path).expanduser().absolute() for path in docs]
@@ -89,11 +92,13 @@ class Agent:
                 raise UserError(f"There is no file or folder {place}; correct docs.")
         unknown = sorted(set(settings) - set(Setup.__dataclass_fields__))
         if unknown:
-            known = ", ".join(sorted(set(Setup.__dataclass_fields__) - {"docs", "tools_extra"}))
+            known = ", ".join(sorted(set(Setup.__dataclass_fields__) - {"docs", "tools_extra", "mcp"}))
             raise UserError(f"An Agent has no setting {unknown[0]!r}; it has {known}.")
         if provider is not None and not (model or base_url):
             model = f"program:{provider.name}"  # so that nothing is taken for the embedded model's
-        self.setup = Setup(model=model, base_url=base_url, docs=tuple(map(str, places)), **settings)
+        self._servers = servers_of(mcp) if mcp else []
+        names = tuple(server.name for server in self._servers)
+        self.setup = Setup(model=model, base_url=base_url, docs=tuple(map(str, places)), mcp=names, **settings)
         self._names: tuple[str, ...] | None = None
         self._own: dict[str, Tool] = {}
         if tools is not None:
@@ -214,8 +219,11 @@ class Agent:
     async def _work(
         self, log: Log, watch: Callable[[Event | Delta], None] = lambda _: None
     ) -> tuple[RunFinished, list[Source]]:
-        parts = await asyncio.to_thread(Parts.open, log, provider=self._provider(), own=self._own)
+        parts = await asyncio.to_thread(
+            Parts.open, log, provider=self._provider(), own=self._own, servers=self._servers
+        )
         try:
+            await parts.connect(log)
             worker = parts.worker(
                 log,
                 watch=lambda name, item: None if name else watch(item),

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from openk2.agent.ask_agent import NAME as ASK_AGENT
 from openk2.agent.ask_agent import loop_for
@@ -22,13 +23,17 @@ from openk2.providers.base import Provider
 from openk2.tools.base import Tool
 from openk2.tools.index import Index
 
+if TYPE_CHECKING:
+    from openk2.tools.mcp import Servers, ServerSettings
+
 BESIDE = ("memory", ASK_AGENT)  # tools that are not the toolset's
 
 
 @dataclass
 class Parts:
-    """`own` are tools of a Python program, which no setup can name. `notes`: what a person should know of how the rest
-    was opened, as files that were left out.
+    """`own` are tools of a Python program, which no setup can name; `servers` the MCP servers of the run.
+
+    `notes`: what a person should know of how the rest was opened, as files that were left out.
     """
 
     setup: Setup
@@ -36,11 +41,21 @@ class Parts:
     index: Index | None
     own: Mapping[str, Tool] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    servers: Sequence[ServerSettings] = ()
+    _mcp: Servers | None = None
     _made: dict[Path, dict[str, Tool]] = field(default_factory=dict)
 
     @classmethod
-    def open(cls, log: Log, *, provider: Provider | None = None, own: Mapping[str, Tool] | None = None) -> Parts:
-        """The parts of the run in `log`. `provider` stands in for the one that its setup names.
+    def open(
+        cls,
+        log: Log,
+        *,
+        provider: Provider | None = None,
+        own: Mapping[str, Tool] | None = None,
+        servers: Sequence[ServerSettings] = (),
+    ) -> Parts:
+        """The parts of the run in `log`. `provider` stands in for the one that its setup names. `servers`: how those
+        that its setup names are reached; they are started by `connect`.
 
         Raises UserError where the model, the documents or a tool cannot be opened.
         """
@@ -60,9 +75,24 @@ class Parts:
             opening = pool.submit(opened)
             provider = provider or setup.provider()
             index = opening.result()
-        parts = cls(setup, provider, index, own, notes)
+        named = [server for server in servers if server.name in setup.mcp]
+        lost = sorted(set(setup.mcp) - {server.name for server in named})
+        notes += [f"the MCP server {name} is not in the settings any more" for name in lost]
+        parts = cls(setup, provider, index, own, notes, named)
         parts._made[log.folder] = parts._make(log)
         return parts
+
+    async def connect(self, log: Log) -> None:
+        """Start the MCP servers, in the event loop that the run will use; one that fails is a note."""
+        if not self.servers or self._mcp is not None:
+            return
+        from openk2.tools.many_tools import offered
+        from openk2.tools.mcp import Servers
+
+        self._mcp = await Servers.start(self.servers, log.workspace)
+        self.notes += self._mcp.problems
+        made = self._made[log.folder]
+        made |= {name: tool for name, tool in offered(self._mcp.tools, len(made)).items() if name not in made}
 
     def worker(
         self,
@@ -83,6 +113,8 @@ class Parts:
         if log.folder in self._made:
             return self._made[log.folder]
         made = self._make(log)
+        if self._mcp is not None:
+            made = {**self._mcp.tools, **made}
         return {name: replace(tool, close=None) if name in self.own else tool for name, tool in made.items()}
 
     def sources(self, log: Log, end: RunFinished) -> list[Source]:
@@ -94,6 +126,8 @@ class Parts:
         for made in self._made.values():
             await close(*(tool for name, tool in made.items() if name not in self.own))
         self._made.clear()
+        await close(self._mcp)
+        self._mcp = None
 
     async def aclose(self) -> None:
         await self.close_tools()

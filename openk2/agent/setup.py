@@ -61,8 +61,8 @@ class Setup:
     `api`: what the server speaks, where its host does not tell. `effort` is one of EFFORTS; `steps` overrides its own.
     `price`: US dollars for a million tokens read, read from a cache, written. `fallback`: a model that takes over when
     the first is unavailable. `web`: the web is searched and read beside the documents. `memory`: earlier runs may be
-    searched; `private`: this run is never found so. `paths`, `merge`: heavy mode; when `agree` paths agree the others
-    are ended (None: three quarters of them, 0: never).
+    searched; `private`: this run is never found so. `mcp`: names of servers whose tools it has. `paths`, `merge`: heavy
+    mode; when `agree` paths agree the others are ended (None: three quarters of them, 0: never).
     """
 
     mode: Mode = "agent"
@@ -81,6 +81,7 @@ class Setup:
     web: bool = False
     memory: bool = False
     private: bool = False
+    mcp: tuple[str, ...] = ()
     paths: int = 8
     merge: str = "agent"
     agree: int | None = None
@@ -92,7 +93,7 @@ class Setup:
     def from_json(cls, data: dict[str, Any]) -> Setup:
         known = {field.name for field in fields(cls)}
         values = {name: value for name, value in data.items() if name in known}
-        listed = {name: tuple(values[name]) for name in ("docs", "price", "tools_extra") if values.get(name)}
+        listed = {name: tuple(values[name]) for name in ("docs", "price", "tools_extra", "mcp") if values.get(name)}
         return cls(**{**values, **listed})
 
     @property

@@ -21,7 +21,7 @@ from openk2.agent.loop import Loop
 from openk2.agent.parts import Parts
 from openk2.agent.setup import Setup
 from openk2.agent.state import State
-from openk2.cli import keyboard, options
+from openk2.cli import keyboard, options, settings
 from openk2.cli.consent import Consent
 from openk2.cli.show import used_text
 from openk2.cli.terminal import Terminal, one_line
@@ -128,7 +128,9 @@ class Conversation:
 
     async def _answer(self, log: Log) -> RunFinished:
         if self._parts is None:
-            self._parts = await asyncio.to_thread(Parts.open, log)
+            servers = settings.servers() if self.setup.mcp else ()
+            self._parts = await asyncio.to_thread(Parts.open, log, servers=servers)
+            await self._parts.connect(log)
             for note in self._parts.notes:
                 self.terminal.note(note)
         self.terminal.wait(f"{self._parts.provider.name} is reading")

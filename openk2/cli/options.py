@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from openk2.cli import settings
 from openk2.errors import UserError
 
 if TYPE_CHECKING:
@@ -60,6 +62,7 @@ _SETUP = (
             help="US dollars for a million tokens, where the price is not known or another."),
     _option("--web", is_flag=True, help="Search and read the web beside the documents."),
     _option("--tools", "tools_extra", metavar="NAMES", callback=_names, help="More tools, separated by commas."),
+    _option("--no-mcp", is_flag=True, help="Without the MCP servers of the settings file."),
     _option("--memory", is_flag=True, help="Let it search your earlier runs."),
     _option("--private", is_flag=True, help="Never let a later run find this one."),
     _option("--paths", type=click.IntRange(1), default=8, show_default=True, help="Paths of heavy mode."),
@@ -96,7 +99,9 @@ def model_name(name: str | None, base_url: str | None) -> str | None:
     return name
 
 
-def setup_of(*, docs: tuple[str, ...], model: str | None, base_url: str | None, **given: Any) -> Setup:
+def setup_of(
+    *, docs: tuple[str, ...], model: str | None, base_url: str | None, no_mcp: bool = False, **given: Any
+) -> Setup:
     """The setup of the options; `given` are fields of Setup by their names."""
     from openk2.agent.parts import BESIDE
     from openk2.agent.setup import Setup
@@ -105,4 +110,7 @@ def setup_of(*, docs: tuple[str, ...], model: str | None, base_url: str | None, 
     for name in given.get("tools_extra", ()):
         if name not in ALL and name not in BESIDE:
             raise UserError(f"There is no tool {name!r}; --tools takes {', '.join((*ALL, *BESIDE))}.")
-    return Setup(docs=documents(docs), model=model_name(model, base_url), base_url=base_url, **given)
+    setup = Setup(docs=documents(docs), model=model_name(model, base_url), base_url=base_url, **given)
+    if no_mcp or setup.mode == "chat" or not setup.habits.steer:  # the embedded model knows its own tools alone
+        return setup
+    return replace(setup, mcp=tuple(server.name for server in settings.servers()))

@@ -214,8 +214,11 @@ def _tools(first: RunStarted, folder: Path) -> dict[str, Tool]:
     from openk2.agent.results import with_results
     from openk2.agent.setup import Setup
     from openk2.agent.state import State
+    from openk2.errors import UserError
 
     setup = Setup.from_json(first.setup)
+    if setup.mcp:
+        raise UserError("This run has tools of MCP servers, which are not started here; use it from Python.")
     made = setup.tools(first.tools, setup.index(), folder / "workspace")
     return with_results(made, State) if made else {}
 

@@ -6,16 +6,19 @@ A flag beats the environment, which beats `~/.config/openk2/config.toml`.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from openk2.errors import UserError
 from openk2.paths import config_dir
 
+if TYPE_CHECKING:
+    from openk2.tools.mcp import ServerSettings
+
 TEXTS = ("model", "base_url", "api", "fallback", "mode", "effort", "merge", "price", "tools", "run_dir")
 NUMBERS = ("steps", "max_tokens", "max_seconds", "max_cost", "paths", "agree")
-SWITCHES = ("web", "memory", "private", "yes", "quiet")
+SWITCHES = ("no_mcp", "web", "memory", "private", "yes", "quiet")
 NAMES = (*TEXTS, "docs", *NUMBERS, *SWITCHES)
 TABLES = ("mcp",)  # what other commands read of the file
 PARAMETERS = {"tools": "tools_extra"}  # where an option's value has another name in the program
@@ -54,6 +57,18 @@ def read() -> dict[str, Any]:
         if not isinstance(value, str):
             raise UserError(f"{path} has {value!r} for {name}; write a text in quotes.")
     return {PARAMETERS.get(name, name): value for name, value in values.items()}
+
+
+def servers() -> list[ServerSettings]:
+    """The MCP servers of the file."""
+    table = read().get("mcp", {})
+    if not table:
+        return []
+    from openk2.tools.mcp import settings
+
+    if not isinstance(table, dict):
+        raise UserError(f"{config_path()} has {table!r} for mcp; servers are tables, as [mcp.notes].")
+    return settings(table)
 
 
 class Command(click.Command):

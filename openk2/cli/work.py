@@ -14,7 +14,7 @@ from openk2.agent.log import Log, runs_dir
 from openk2.agent.parts import Parts
 from openk2.agent.sources import Source
 from openk2.agent.state import State
-from openk2.cli import keyboard
+from openk2.cli import keyboard, settings
 from openk2.cli.consent import Consent
 from openk2.cli.terminal import Terminal
 from openk2.cli.tree import Tree
@@ -52,15 +52,16 @@ def work(log: Log, *, as_json: bool = False, quiet: bool = False, yes: bool = Fa
 
 
 def _run(log: Log, terminal: Terminal, yes: bool) -> tuple[RunFinished, list[Source]]:
-    parts = Parts.open(log)
-    for note in parts.notes:
-        terminal.note(note)
+    parts = Parts.open(log, servers=settings.servers() if log.started.setup.get("mcp") else ())
     asked = keyboard.present()
     tree = Tree(log.events, quiet=terminal.quiet) if parts.setup.mode == "heavy" else None
     consent = Consent(terminal, yes=yes, quietly=_paused(tree) if tree else nullcontext)
 
     async def run() -> tuple[RunFinished, list[Source]]:
         try:
+            await parts.connect(log)
+            for note in parts.notes:
+                terminal.note(note)
             terminal.wait(f"{parts.provider.name} is reading")
             worker = parts.worker(
                 log,
