@@ -48,12 +48,15 @@ def folder(place: Place, parts: tuple[str, ...] | None = None, *, make: bool = F
     handle = os.open(place.root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         for number, part in enumerate(place.parts if parts is None else parts):
+            made = False
             if make:
                 with suppress(FileExistsError):
                     os.mkdir(part, dir_fd=handle)
-                    _same_owner(handle, part)
+                    made = True
             try:
                 inner = os.open(part, flags, dir_fd=handle)
+                if made:
+                    _same_owner(handle, inner)
             except OSError as error:
                 raise ToolError(_why("/".join(place.parts[: number + 1]), error, part, handle)) from None
             os.close(handle)
@@ -106,7 +109,7 @@ def write(place: Place, data: bytes) -> bool:
                 with os.fdopen(opened, "wb") as file:
                     file.write(data)
                     os.fchmod(opened, stat.S_IMODE(mode) & 0o777)
-                _same_owner(handle, part)
+                    _same_owner(handle, opened)
                 os.replace(part, name, src_dir_fd=handle, dst_dir_fd=handle)
             except BaseException:
                 with suppress(OSError):
@@ -163,8 +166,8 @@ def _why(shown: str, error: OSError, name: str, handle: int) -> str:
     return f"{shown} cannot be used ({error.strerror})."
 
 
-def _same_owner(handle: int, name: str) -> None:
-    """What root makes belongs to the folder's owner: code in the box runs as that user."""
-    if os.geteuid() == 0:
-        owner = os.fstat(handle)
-        os.chown(name, owner.st_uid, owner.st_gid, dir_fd=handle, follow_symlinks=False)
+def _same_owner(folder: int, made: int) -> None:
+    """What root makes in a folder belongs to the folder's owner: code in the box runs as that user."""
+    if os.geteuid() == 0 == os.fstat(made).st_uid:
+        owner = os.fstat(folder)
+        os.fchown(made, owner.st_uid, owner.st_gid)

@@ -161,6 +161,22 @@ def test_a_page_is_seen_and_worked_with(tmp_path: Path) -> None:
     assert not list(Path("/tmp").glob("openk2-browser-*/Default"))
 
 
+@needs_browser
+def test_the_page_does_try_to_reach_this_machine(tmp_path: Path) -> None:
+    """The control of the test above: where this machine is allowed, the same page reaches the other server."""
+    with server(plain) as (other, secret), server(
+        lambda path: (200, {"content-type": "text/html"}, PAGE.format(other=other))
+    ) as (port, _):
+        browse = browser_tools(Web(allow=["127.0.0.1", "localhost"]), tmp_path)["browse"]
+
+        async def run() -> None:
+            assert not (await browse.run(json.dumps({"url": f"http://127.0.0.1:{port}/"}))).is_error
+            await browse.aclose()
+
+        asyncio.run(run())
+        assert {path.rpartition("/")[2] for path in secret} >= {"fetch", "name", "socket", "image"}
+
+
 async def _work(tools: dict[str, Tool], home: str, other: int) -> None:
     async def call(name: str, **arguments: object) -> ToolResult:
         return await tools[name].run(json.dumps(arguments))

@@ -166,11 +166,12 @@ def test_a_folder_swapped_for_a_link_meanwhile_leads_nowhere(place: Path) -> Non
     def swap() -> None:
         while not stop.is_set():
             for one, two in (("d", "kept"), ("link", "d"), ("d", "link"), ("kept", "d")):
-                try:
-                    (place / one).rename(place / two)
-                except IsADirectoryError:  # the writer made a folder in the gap
-                    shutil.rmtree(place / two)
-                    (place / one).rename(place / two)
+                while True:
+                    try:
+                        (place / one).rename(place / two)
+                        break
+                    except OSError:  # the writer made a folder in the gap
+                        shutil.rmtree(place / two)
 
     files = Files(place)
     thread = threading.Thread(target=swap)

@@ -7,10 +7,9 @@ import re
 
 import pytest
 from injections import INJECTIONS, SPECIALS
-from test_web import Served
+from web_site import site_web
 
 from openk2.chat.tokenizer import Tokenizer
-from openk2.net import SafeTransport
 from openk2.paths import NANO
 from openk2.tools.provenance import Provenance, visible
 from openk2.tools.web import Web, web_tools
@@ -21,8 +20,7 @@ HIDDEN = "SECRET-ORDER"
 
 @pytest.fixture(scope="module")
 def web() -> Web:
-    site = {URLS[name]: (kind, body) for name, kind, body in INJECTIONS}
-    return Web(transport=SafeTransport(resolve=lambda host, port: ["93.184.216.34"], inner=Served(site)))
+    return site_web({URLS[name]: (kind, body) for name, kind, body in INJECTIONS})
 
 
 @pytest.fixture(scope="module")

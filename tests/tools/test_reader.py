@@ -139,6 +139,7 @@ BOMBS = {
     "deep json": of("[" * 300_000, "application/json"),
     "wide json": of("[" + "1," * 500_000 + "1]", "application/json"),
     "a wide table": of(",".join("a" * 100_000) + "\n" + ",".join("1" * 100_000), "text/csv"),
+    "a zip that says it is a page": of(b"PK\x03\x04\0\0" + bytes(1 << 20)),
     "a pdf of zeros": of(pdf("x", raw=zlib.compress(bytes(300 << 20))), "application/pdf"),
     "a pdf of text": of(pdf("x", raw=zlib.compress(b"BT /F1 1 Tf " + b"(ha) Tj " * 2_000_000)), "application/pdf"),
     "pdf pages without end": of(pdf("x").replace(b"/Kids [3 0 R]", b"/Kids [2 0 R]"), "application/pdf"),

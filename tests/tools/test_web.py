@@ -6,8 +6,8 @@ import asyncio
 import json
 from pathlib import Path
 
-import httpx
 import pytest
+from web_site import Served  # type: ignore[import-not-found]
 
 from openk2.net import SafeTransport
 from openk2.tools.base import Tool, ToolResult
@@ -32,21 +32,6 @@ SITE = {
     "https://a.example/bytes": ("application/octet-stream", b"\0\1\2\3"),
     "https://a.example/empty": ("text/html", b"<html><body><script>x()</script></body></html>"),
 }
-
-
-class Served(httpx.AsyncBaseTransport):
-    """A web of a few pages; counts what was asked for."""
-
-    def __init__(self, site: dict[str, tuple[str, bytes]]) -> None:
-        self.site, self.asked = site, []
-
-    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        url = f"{request.url.scheme}://{request.headers['host']}{request.url.raw_path.decode()}"
-        self.asked.append(url)
-        if url not in self.site:
-            return httpx.Response(404, stream=httpx.ByteStream(b""))
-        kind, body = self.site[url]
-        return httpx.Response(200, headers={"content-type": kind}, stream=httpx.ByteStream(body))
 
 
 class Engine:

@@ -57,7 +57,8 @@ def test_the_cache_answers_again_and_forgets(tmp_path: Path, monkeypatch: pytest
     first = search(made)
     assert search(made) == first and search(ApiEngine("brave", "x", cache=tmp_path / "c.sqlite")) == first
     assert len(played.asked) == 1
-    search(made, k=1), search(made, query="moss")
+    search(made, k=1)
+    search(made, query="moss")
     assert len(played.asked) == 3
     now = web_search.time.time()
     monkeypatch.setattr(web_search.time, "time", lambda: now + web_search.KEPT_SECONDS + 1)
