@@ -87,9 +87,10 @@ def event_note(item: Event) -> str | None:
     if isinstance(item, Guarded):
         return f"It went in circles ({item.kind}): {item.action}."
     if isinstance(item, Checked) and not item.ok:
-        return "The answer was sent back: " + item.text.partition("\n- ")[2].partition("\n")[0] if (
-            item.kind == "audit"
-        ) else "The answer is being doubted."
+        if item.kind == "doubt":
+            return "The answer is being doubted."
+        first = item.text.partition("\n- ")[2].partition("\n")[0]
+        return f"The answer was sent back: {first}"
     if isinstance(item, BudgetRaised):
         limit = "without limit" if item.limit is None else f"{item.limit:g}"
         return f"The budget of {item.axis} is {limit} now."
