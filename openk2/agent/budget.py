@@ -68,7 +68,8 @@ class Grant:
 class Ledger:
     """What is used and what is reserved, of one run and, through `parent`, of all that it is part of.
 
-    `saves`: keep back a last step, some tokens, time and money for an answer that ends the run.
+    `saves`: how many runs have yet to end with an answer; a last step, some tokens and money are kept back for each,
+    until it is reserved as the `last`.
     """
 
     def __init__(
@@ -77,7 +78,7 @@ class Ledger:
         spent: Spending | None = None,
         *,
         parent: Ledger | None = None,
-        saves: bool = False,
+        saves: int = 0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         spent = spent or Spending()
@@ -114,12 +115,12 @@ class Ledger:
         caps = [cap for ledger in self._chain() for cap in ledger._caps(prompt, price, last)]
         if not caps:
             for ledger in self._chain():
-                ledger._held_steps += 1
+                ledger._hold(last)
             return Grant(wanted)
         tokens = min(*caps, wanted or REPLY_TOKENS)
         money = price.cost(Usage(prompt=prompt, completion=tokens)) if price else 0.0
         for ledger in self._chain():
-            ledger._held_steps += 1
+            ledger._hold(last)
             ledger._held_tokens += tokens
             ledger._held_money += money
         return Grant(tokens, tokens, money)
@@ -145,14 +146,23 @@ class Ledger:
         kept = min(LAST_SECONDS, limit / 8) if self.saves and not last else 0.0
         return max(0.0, limit - kept - self.seconds)
 
+    def _hold(self, last: bool) -> None:
+        self._held_steps += 1
+        self.saves = max(0, self.saves - last)
+
+    def _keeps(self, last: bool) -> int:
+        """Last answers that are kept back beside this reply; of few steps, not all."""
+        saves = self.saves if self.budget.steps is None else min(self.saves, max(1, self.budget.steps // 4))
+        return max(0, saves - last)
+
     def _caps(self, prompt: int, price: Price | None, last: bool) -> list[int]:
         """The most tokens that each axis still allows for a reply. Raises Spent where one allows none."""
-        budget, keeps = self.budget, self.saves and not last
+        budget, keeps = self.budget, self._keeps(last)
         if budget.steps is not None and self.steps + self._held_steps + keeps >= budget.steps:
             raise Spent("steps", budget.steps, self.steps)
         caps: list[int] = []
         if budget.tokens is not None:
-            kept = min(LAST_TOKENS, budget.tokens // 8) if keeps else 0
+            kept = keeps * min(LAST_TOKENS, budget.tokens // (8 * self.saves)) if keeps else 0
             left = budget.tokens - kept - self.tokens - self._held_tokens
             if left < (LEAST_TOKENS if keeps else 1):
                 raise Spent("tokens", budget.tokens, self.tokens)
@@ -161,7 +171,8 @@ class Ledger:
             if price is None:
                 raise UserError("The price of this model is not known, so its cost has no limit; say it with --price.")
             least = price.cost(Usage(prompt=prompt, completion=LEAST_TOKENS))
-            kept = min(price.cost(Usage(prompt=prompt, completion=LAST_TOKENS)), budget.money / 4) if keeps else 0.0
+            a_last = price.cost(Usage(prompt=prompt, completion=LAST_TOKENS))
+            kept = keeps * min(a_last, budget.money / (4 * self.saves)) if keeps else 0.0
             left_money = budget.money - kept - self.money - self._held_money
             if left_money < least:
                 raise Spent("money", budget.money, self.money)

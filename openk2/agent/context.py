@@ -11,6 +11,7 @@ import json
 from collections.abc import Sequence
 from functools import lru_cache
 from itertools import takewhile
+from operator import is_not
 
 from openk2.agent.events import ContextCut, ToolFinished
 from openk2.agent.state import Entry, State
@@ -166,16 +167,25 @@ def _size(message: Message) -> int:
     return MESSAGE_CHARS + len(message.content) + len(message.reasoning or "") + calls
 
 
-def digest_of_tools(specs: Sequence[ToolSpec]) -> bytes:
-    return hashlib.blake2b(_dump([spec.to_wire() for spec in specs]), digest_size=16).digest()
+class Digest:
+    """A short digest of all that a model is sent, to tell whether a replayed run sends the same.
 
+    What is the same as the time before is not gone through again.
+    """
 
-def digest(conversation: Sequence[Message], tools: bytes) -> str:
-    """A short digest of all that a model is sent, to tell whether a replayed run sends the same."""
-    whole = hashlib.blake2b(tools, digest_size=8)
-    for message in conversation:
-        whole.update(_digest(message))
-    return whole.hexdigest()
+    def __init__(self, specs: Sequence[ToolSpec]) -> None:
+        self._tools = hashlib.blake2b(_dump([spec.to_wire() for spec in specs]), digest_size=8)
+        self._before: list[Message] = []
+        self._state = self._tools.copy()
+
+    def of(self, conversation: Sequence[Message]) -> str:
+        same = len(self._before)
+        if same > len(conversation) or any(map(is_not, self._before, conversation)):
+            same, self._state = 0, self._tools.copy()
+        for message in conversation[same:]:
+            self._state.update(_digest(message))
+        self._before = list(conversation)
+        return self._state.hexdigest()
 
 
 @lru_cache(maxsize=1 << 14)

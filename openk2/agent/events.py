@@ -63,7 +63,8 @@ class ReplyReceived(Event):
     """One whole message of the model. On disk before any of its calls starts.
 
     `purpose`: "step" is the run's own; "answer" the last one, asked for when a budget ends; "notes" what the model
-    keeps of a conversation that is about to be cut. `request` is a digest of what the model was sent.
+    keeps of a conversation that is about to be cut. `request` is a digest of what the model was sent; `window` the
+    tokens that it reads, as its provider said.
     """
 
     type: ClassVar[str] = "reply"
@@ -73,6 +74,7 @@ class ReplyReceived(Event):
     seconds: float
     purpose: Literal["step", "answer", "notes"] = "step"
     request: str = ""
+    window: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,7 +105,7 @@ class ToolFinished(Event):
     """`content` is all that the tool gave. A refused call has this event and no `tool.started`.
 
     `invalid`: the call could not be run as it was written. `origin`: "outside" where the text was written by
-    strangers (web, MCP), "private" where it is the person's own. `files`: what was made in the workspace.
+    strangers (web, MCP), "private" where it is the person's own, or "both". `files`: what was made in the workspace.
     """
 
     type: ClassVar[str] = "tool.finished"
@@ -115,7 +117,7 @@ class ToolFinished(Event):
     is_error: bool
     seconds: float
     invalid: bool = False
-    origin: Literal["", "outside", "private"] = ""
+    origin: Literal["", "outside", "private", "both"] = ""
     source: str = ""
     files: tuple[str, ...] = ()
 
@@ -170,6 +172,8 @@ class ChildStarted(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChildFinished(Event):
+    """`steps` and `usage` are with those of its own children. `outside`, `private`: it has read such text."""
+
     type: ClassVar[str] = "child.finished"
     child: str
     reason: str
@@ -177,6 +181,8 @@ class ChildFinished(Event):
     steps: int
     usage: Usage
     seconds: float
+    outside: bool = False
+    private: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

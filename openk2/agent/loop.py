@@ -79,7 +79,7 @@ class Loop:
         self.specs = [tool.spec() for tool in self.tools.values()]
         self.partial = ""  # content of the reply that is being written
         self._said: list[str] = []
-        self._tools_digest = context.digest_of_tools(self.specs)
+        self._digest = context.Digest(self.specs)
 
     def steer(self, text: str) -> None:
         """Say something to the model while it works; it reads it before its next reply."""
@@ -173,7 +173,8 @@ class Loop:
                 finish_reason=reply.finish_reason,
                 seconds=round(time.monotonic() - begin, 4),
                 purpose=purpose,
-                request=context.digest(conversation, self._tools_digest),
+                request=self._digest.of(conversation),
+                window=self.provider.window,
             )
         )
         self.partial = ""
@@ -234,14 +235,14 @@ class Loop:
 
     async def _raised(self, spent: Spent) -> bool:
         """Whether the person gives more of what is spent."""
-        limit = getattr(self.budget, spent.axis, None)
-        if self.more is None or limit is None or limit != spent.limit:  # the budget of a parent is not ours to raise
+        if self.more is None:
             return False
         added = await self.more(spent.event())
         if not added or added <= 0:
             return False
-        self._append(BudgetRaised(axis=spent.axis, limit=limit + added))
-        self._open_ledger()
+        if getattr(self.budget, spent.axis, None) == spent.limit:  # else it is a parent's, and raised there
+            self._append(BudgetRaised(axis=spent.axis, limit=spent.limit + added))
+            self._open_ledger()
         return True
 
     async def _end_on_budget(self, spent: Spent) -> RunFinished:

@@ -31,6 +31,8 @@ LAST_CALL = """\
 The budget of this run ends here; no further call is possible. Write the best answer that what you have seen allows, \
 and say what is not settled."""
 
+GO_ON = "There is more budget now: go on with the question where you had to stop."
+
 CUT_OFF = "The reply was cut off at its limit of tokens before this call was whole; it was not run. Write it shorter."
 BABBLE = "Your last reply repeated itself over and over and was stopped. Go on in a few words: one call, or the answer."
 

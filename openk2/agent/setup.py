@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from openk2 import __version__
 from openk2.agent import prompts
@@ -19,7 +19,10 @@ from openk2.providers.base import Provider
 from openk2.tools.base import Tool
 from openk2.tools.index import Index
 
-TOOLS = ("search", "open", "find", "calculator", "python")
+if TYPE_CHECKING:
+    from openk2.tools.web import Web
+
+TOOLS = ("search", "open", "find", "calculator", "python", "plan")
 JOURNAL = "python.jsonl"  # in the run's folder: what Python has run, to rebuild its state from
 STEPS = 300  # replies; what K2 Thinking was measured with
 Mode = Literal["chat", "agent", "heavy"]
@@ -58,7 +61,9 @@ class Setup:
 
     `api`: what the server speaks, where its host does not tell. `effort` is one of EFFORTS; `steps` overrides its own.
     `price`: US dollars for a million tokens read, read from a cache, written. `fallback`: a model that takes over when
-    the first is unavailable. `paths`, `merge`: heavy mode.
+    the first is unavailable. `web`: the web is searched and read beside the documents. `memory`: earlier runs may be
+    searched; `private`: this run is never found so. `mcp`: names of servers whose tools it has. `paths`, `merge`: heavy
+    mode; when `agree` paths agree the others are ended (None: three quarters of them, 0: never).
     """
 
     mode: Mode = "agent"
@@ -74,8 +79,13 @@ class Setup:
     price: tuple[float, float, float] | None = None
     fallback: str | None = None
     tools_extra: tuple[str, ...] = ()
+    web: bool = False
+    memory: bool = False
+    private: bool = False
+    mcp: tuple[str, ...] = ()
     paths: int = 8
     merge: str = "agent"
+    agree: int | None = None
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -84,7 +94,7 @@ class Setup:
     def from_json(cls, data: dict[str, Any]) -> Setup:
         known = {field.name for field in fields(cls)}
         values = {name: value for name, value in data.items() if name in known}
-        listed = {name: tuple(values[name]) for name in ("docs", "price", "tools_extra") if values.get(name)}
+        listed = {name: tuple(values[name]) for name in ("docs", "price", "tools_extra", "mcp") if values.get(name)}
         return cls(**{**values, **listed})
 
     @property
@@ -127,7 +137,7 @@ class Setup:
     def started(self, run: str, question: str, *, parent: str = "") -> RunStarted:
         """The first event of a run with this setup."""
         effort = EFFORTS.get(self.effort or "")
-        steps = self.steps or (effort.steps if effort else STEPS)
+        steps = self.steps or self.steps_of_one * (self.paths + 1 if self.mode == "heavy" else 1)
         budget = Budget(steps, self.max_tokens, effort.thinking if effort else None, self.max_seconds, self.max_cost)
         limits: dict[str, Any] = {} if self.served else {"seed": 0}  # a resumed run samples what it would have sampled
         if self.effort:
@@ -146,6 +156,12 @@ class Setup:
         )
 
     @property
+    def steps_of_one(self) -> int:
+        """The most steps of one run; heavy mode has several, and shares what is given to all of them."""
+        effort = EFFORTS.get(self.effort or "")
+        return effort.steps if effort else STEPS
+
+    @property
     def habits(self) -> Habits:
         if not self.profile.get("steer", True):
             return Habits(steer=False)
@@ -158,7 +174,8 @@ class Setup:
     def tool_names(self) -> tuple[str, ...]:
         if self.mode == "chat":
             return ()
-        return tuple(dict.fromkeys((*(self.profile.get("tools") or TOOLS), *self.tools_extra)))
+        wished = (*(["fetch"] if self.web else []), *(["memory"] if self.memory else []))
+        return tuple(dict.fromkeys((*(self.profile.get("tools") or TOOLS), *wished, *self.tools_extra)))
 
     def provider(self) -> Provider:
         """Raises UserError for a checkpoint that cannot be loaded, and for a service that is not known."""
@@ -202,5 +219,30 @@ class Setup:
 
         ran = any(isinstance(event, ToolStarted) and event.name == "python" for event in events)
         page = self.profile.get("page_chars")
-        journal = workspace.parent / JOURNAL
-        return toolset(names, index=index, workspace=workspace, page_chars=page, journal=journal, resumed=ran)
+        made = toolset(
+            [name for name in names if name != "memory"],
+            index=index,
+            workspace=workspace,
+            page_chars=page,
+            journal=workspace.parent / JOURNAL,
+            resumed=ran,
+            web=self.open_web(workspace.parent) if self.web else None,
+            read_only=[Path(path) for path in self.docs],
+            private=bool(self.docs),
+        )
+        if "memory" in names:
+            from openk2.agent.memory import memory_tool
+
+            made["memory"] = memory_tool(workspace.parent)
+        return {name: made[name] for name in names}
+
+    def open_web(self, run: Path) -> Web:
+        """The web for the run in folder `run`; without the key of a search engine its pages are read, not searched."""
+        from openk2.tools.web import Web
+        from openk2.tools.web_search import engine
+
+        try:
+            searching = engine()
+        except UserError:
+            searching = None
+        return Web(searching, pages=run / "pages")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -12,8 +12,9 @@ from openk2.tools.index import Index
 
 _MARK = re.compile(r"\[([^\[\]\n]*?\w:\d[^\[\]\n]*)\]")
 _PLACE = re.compile(r"([\w.\-]+):(\d+)(?:\s*[-–]\s*(\d+))?")
-_SHOWN = re.compile(r"\[([\w.\-]+):(\d+)\] (.*)$", re.MULTILINE)
-READERS = ("search", "open", "find", "fetch")  # what python prints is no document
+_SHOWN = re.compile(r"^\[([\w.\-]+):(\d+)\] (.*)$", re.MULTILINE)
+# What python prints is no document. The last three show lines that readers showed in other runs.
+READERS = ("search", "open", "find", "fetch", "search_paths", "get_segment", "ask_agent")
 LONGEST_RANGE = 12  # lines of `[id:first-last]` that are looked up
 
 
@@ -40,6 +41,26 @@ def cited(answer: str) -> list[tuple[str, int]]:
             end = min(int(last), begin + LONGEST_RANGE - 1) if last else begin
             places.update({(id, line): None for line in range(begin, max(begin, end) + 1)})
     return list(places)
+
+
+def without_marks(answer: str) -> str:
+    return _MARK.sub(" ", answer)
+
+
+def keep_known(answer: str, known: Container[tuple[str, int]]) -> tuple[str, int]:
+    """The answer without the marks of which no place is among `known`, and how many those were."""
+    dropped = 0
+
+    def look(mark: re.Match[str]) -> str:
+        nonlocal dropped
+        places = cited(mark[0])
+        if not places or any(place in known for place in places):
+            return mark[0]
+        dropped += 1
+        return ""
+
+    kept = re.sub(r" ?" + _MARK.pattern, look, answer)
+    return kept, dropped
 
 
 def shown_lines(events: Iterable[Event]) -> dict[tuple[str, int], str]:

@@ -22,6 +22,7 @@ from openk2.agent.events import (
     RunFinished,
     RunResumed,
     RunStarted,
+    RunStopped,
     ToolFinished,
     ToolStarted,
     UserSaid,
@@ -29,6 +30,8 @@ from openk2.agent.events import (
 from openk2.agent.habits import Habits
 from openk2.chat.messages import Message, ToolCall
 from openk2.providers.base import Usage
+
+SLACK = 60.0  # seconds between two events beside what the later one took: a person who is asked, a busy machine
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +103,7 @@ class State:
         self.plan: ToolFinished | None = None
         self.outside = self.private = False  # whether text of strangers, or of the person, was read
         self.finished: RunFinished | None = None
+        self.ended = False  # by an answer or before it: what the person says next is a new question
         self.turn = 0  # number of the event that asked the present question
         self.spent = Spending()  # in this turn
         self.total = Usage()  # of the whole run
@@ -131,11 +135,11 @@ class State:
                 self.entries.append(Entry(event.seq, Message("system", event.system)))
             self._said(event.seq, event.question)
         elif isinstance(event, UserSaid):
-            if self.finished:
+            if self.ended:
                 self.turn, self.spent = event.seq, Spending()
                 if not self.habits.steer:
                     self._put_away(event.seq)
-            self.finished = None
+            self.finished, self.ended = None, False
             self._said(event.seq, event.text)
         elif isinstance(event, ReplyReceived):
             self._reply(event)
@@ -157,11 +161,18 @@ class State:
             self.children[event.child] = event
         elif isinstance(event, ChildFinished):
             self.children[event.child] = event
+            self.spent.steps += event.steps
+            self.outside |= event.outside
+            self.private |= event.private
             self._use(event.usage)
         elif isinstance(event, BudgetRaised):
             self.raised[event.axis] = event.limit
+        elif isinstance(event, RunResumed):
+            self.ended = False
+        elif isinstance(event, RunStopped):
+            self.ended = True
         elif isinstance(event, RunFinished):
-            self.finished = event
+            self.finished, self.ended = event, True
 
     # What is asked of a state.
 
@@ -224,10 +235,12 @@ class State:
     # How it is folded.
 
     def _clock(self, event: Event) -> None:
-        if isinstance(event, RunStarted | RunResumed) or (isinstance(event, UserSaid) and self.finished):
+        if isinstance(event, RunStarted | RunResumed) or (isinstance(event, UserSaid) and self.ended):
             self._begin = event.ts
         elif self._begin is not None:
-            passed = max(0.0, event.ts - self._last)
+            # A clock that is set forward uses up no budget: an event is no longer than it says, and a little.
+            longest = getattr(event, "seconds", 0.0) + SLACK
+            passed = min(max(0.0, event.ts - self._last), longest)
             self.spent.seconds += passed
             self.total_seconds += passed
         self._last = event.ts
@@ -255,8 +268,8 @@ class State:
 
         key = (event.reply, event.index)
         self.results[key] = event
-        self.outside |= event.origin == "outside"
-        self.private |= event.origin == "private"
+        self.outside |= event.origin in ("outside", "both")
+        self.private |= event.origin in ("private", "both")
         if event.name == "plan" and not event.is_error:
             self.plan = event
         place = len(self.entries)

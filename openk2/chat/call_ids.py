@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import lru_cache
 
 from openk2.chat.messages import Message, ToolCall
 
@@ -22,8 +23,14 @@ def call_id(name: str, index: int) -> str:
 
 def index_of(call: ToolCall) -> int | None:
     """The index in a call's id; None where the id is not `functions.NAME:IDX` of its own name."""
-    match = _CANONICAL.fullmatch(call.id)
-    return int(match["index"]) if match and match["name"] == call.name else None
+    return _index_of(call.id, call.name)
+
+
+@lru_cache(maxsize=1 << 14)
+def _index_of(id: str, name: str) -> int | None:
+    """Kept: a long conversation is looked through at every step."""
+    match = _CANONICAL.fullmatch(id)
+    return int(match["index"]) if match and match["name"] == name else None
 
 
 def next_index(messages: Sequence[Message]) -> int:

@@ -174,6 +174,29 @@ def session(as_json: bool, out: Path | None, **options: Any) -> None:
     _give(report, [("what", lambda row: row["what"]), ("value", lambda row: row["shown"])], (), as_json, out)
 
 
+@command.command()
+@click.option("--steps", type=click.IntRange(20), default=300, show_default=True, help="Tool calls of a session.")
+@click.option("--rounds", type=click.IntRange(1), default=3, show_default=True)
+@click.option("--peers", default="pydantic-ai,openai-agents", show_default=True, callback=_names)
+@_form
+def agent(as_json: bool, out: Path | None, **options: Any) -> None:
+    """What the agent costs a step beside a plain loop and other runtimes; whether thoughts are sent back."""
+    from openk2.bench import agent as bench
+    from openk2.bench import report as show
+
+    steps = options["steps"]
+    columns: list[tuple[str, Cell]] = [
+        ("system", lambda row: row["system"]),
+        ("ms at step 1", lambda row: show.number(row["first_ms"])),
+        (f"at {steps // 3}", lambda row: show.number(row["third_ms"])),
+        (f"at {steps}", lambda row: show.number(row["last_ms"])),
+        ("all, s", lambda row: show.number(row["seconds"])),
+        ("memory", lambda row: show.size(row["peak_bytes"])),
+        ("thoughts sent back", lambda row: f"{row['back']} of {row['steps']}"),
+    ]
+    _give(bench.measure(**options, progress=_progress), columns, (), as_json, out)
+
+
 def _common() -> list[tuple[str, Cell]]:
     return [
         ("size", lambda row: row["size"]),

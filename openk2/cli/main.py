@@ -18,7 +18,8 @@ from openk2.errors import UserError
 # Each verb is the module openk2.cli.VERB, which offers `command`. A verb without a module is not shown.
 VERBS = {
     "ask": "Answer one question with thinking, search and computation.",
-    "runs": "List, show and resume what was run.",
+    "chat": "Talk: a conversation in the terminal.",
+    "runs": "List, show, resume, replay, fork and export what was run.",
     "mcp": "Offer this agent to other programs as MCP tools.",
     "model": "Inspect models and checkpoints.",
     "train": "Run each stage of the recipe.",

@@ -6,14 +6,22 @@ A flag beats the environment, which beats `~/.config/openk2/config.toml`.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from openk2.errors import UserError
 from openk2.paths import config_dir
 
-NAMES = ("model", "base_url", "mode", "docs", "steps", "max_tokens", "max_seconds", "run_dir", "quiet")
+if TYPE_CHECKING:
+    from openk2.tools.mcp import ServerSettings
+
+TEXTS = ("model", "base_url", "api", "fallback", "mode", "effort", "merge", "price", "tools", "run_dir")
+NUMBERS = ("steps", "max_tokens", "max_seconds", "max_cost", "paths", "agree")
+SWITCHES = ("no_mcp", "web", "memory", "private", "yes", "quiet")
+NAMES = (*TEXTS, "docs", *NUMBERS, *SWITCHES)
+TABLES = ("mcp",)  # what other commands read of the file
+PARAMETERS = {"tools": "tools_extra"}  # where an option's value has another name in the program
 
 
 def config_path() -> Path:
@@ -35,17 +43,32 @@ def read() -> dict[str, Any]:
         values = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise UserError(f"{path} is not valid TOML: {error}.") from None
-    if unknown := sorted(set(values) - set(NAMES)):
+    if unknown := sorted(set(values) - {*NAMES, *TABLES}):
         raise UserError(f"{path} has the unknown setting {unknown[0]!r}; known are {', '.join(NAMES)}.")
     if isinstance(values.get("docs"), str):
         values["docs"] = [values["docs"]]
-    texts = [(name, values[name]) for name in ("model", "base_url", "mode", "run_dir") if name in values]
+    for name in ("tools", "price"):
+        if isinstance(values.get(name), list):
+            values[name] = ",".join(map(str, values[name]))
+    texts = [(name, values[name]) for name in TEXTS if name in values]
     docs = values.get("docs", [])
     texts += [("docs", entry) for entry in (docs if isinstance(docs, list) else [docs])]
     for name, value in texts:
         if not isinstance(value, str):
             raise UserError(f"{path} has {value!r} for {name}; write a text in quotes.")
-    return values
+    return {PARAMETERS.get(name, name): value for name, value in values.items()}
+
+
+def servers() -> list[ServerSettings]:
+    """The MCP servers of the file."""
+    table = read().get("mcp", {})
+    if not table:
+        return []
+    from openk2.tools.mcp import settings
+
+    if not isinstance(table, dict):
+        raise UserError(f"{config_path()} has {table!r} for mcp; servers are tables, as [mcp.notes].")
+    return settings(table)
 
 
 class Command(click.Command):

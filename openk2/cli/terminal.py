@@ -12,7 +12,21 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from openk2.agent.events import Event, Note, ReplyReceived, RunFinished, ToolFinished, ToolStarted
+from openk2.agent.events import (
+    BudgetRaised,
+    Checked,
+    ChildFinished,
+    ChildStarted,
+    ContextCut,
+    Event,
+    Guarded,
+    Note,
+    ReplyReceived,
+    RunFinished,
+    ToolFinished,
+    ToolStarted,
+    UserSaid,
+)
 from openk2.agent.sources import Source
 from openk2.providers.base import Delta
 
@@ -21,7 +35,10 @@ PREVIEW = 32  # characters of a result beside its call, at least
 NOTES = {
     "budget": "The budget is used up; this is the best answer so far.",
     "length": "The model's limit of tokens was reached; the answer may be cut.",
+    "stuck": "The run went in circles and was ended.",
 }
+CUTS = {"hide": "old outputs are put away", "notes": "it wrote notes and goes on from them", "fresh": "it begins again"}
+PIPE_WIDTH = 160  # characters of a line that goes to a file or another program
 SOURCE_WIDTH = 300  # characters of a source's line
 
 
@@ -53,8 +70,38 @@ def seconds_text(seconds: float) -> str:
     return f"{seconds * 1000:.0f} ms" if seconds < 1 else f"{seconds:.1f} s"
 
 
+def money_text(dollars: float) -> str:
+    return f"${dollars:.2f}" if dollars >= 0.1 else f"${dollars:.4f}"
+
+
+def event_note(item: Event) -> str | None:
+    """What is said in brackets of an event that is neither text nor a call."""
+    if isinstance(item, Note):
+        return item.text
+    if isinstance(item, ChildStarted):
+        return f"{item.folder} begins" + (f": {one_line(item.task)}" if item.task else "")
+    if isinstance(item, ChildFinished):
+        return f"{item.child} ended ({item.reason}, {item.steps} steps): {clip(one_line(item.answer), 200)}"
+    if isinstance(item, ContextCut):
+        return f"The conversation was near the end of the window: {CUTS[item.kind]}."
+    if isinstance(item, Guarded):
+        return f"It went in circles ({item.kind}): {item.action}."
+    if isinstance(item, Checked) and not item.ok:
+        if item.kind == "doubt":
+            return "The answer is being doubted."
+        first = item.text.partition("\n- ")[2].partition("\n")[0]
+        return f"The answer was sent back: {first}"
+    if isinstance(item, BudgetRaised):
+        limit = "without limit" if item.limit is None else f"{item.limit:g}"
+        return f"The budget of {item.axis} is {limit} now."
+    return None
+
+
 class Terminal:
-    """Watches a loop. `live` shows the answer as it is written; else it is printed once, at the end."""
+    """Watches a loop. `live` shows the answer as it is written; else it is printed once, at the end.
+
+    While a person types (`typing`), what comes waits and is shown when the line is done.
+    """
 
     def __init__(self, *, quiet: bool = False, live: bool | None = None) -> None:
         self.quiet = quiet
@@ -63,14 +110,20 @@ class Terminal:
         self._shown = ""  # kind of the text that is open at the end of the screen
         self._fleeting = False
         self._written = ""  # content of the present reply that is on the screen
+        self._typed: str | None = None
+        self._waiting: list[Event | Delta] = []
         self._console: Any = None
         if self.live:
             from rich.console import Console
 
             self._console = Console(highlight=False, markup=False, emoji=False)
+            if not self._console.is_terminal:
+                self._console.width = PIPE_WIDTH
 
     def watch(self, item: Event | Delta) -> None:
-        if isinstance(item, Delta):
+        if self._typed is not None:
+            self._waiting.append(item)
+        elif isinstance(item, Delta):
             self._delta(item)
         elif isinstance(item, ReplyReceived):
             self.end()
@@ -83,8 +136,45 @@ class Terminal:
         elif isinstance(item, ToolFinished):
             self._call_line(item)
             self.wait("")
-        elif isinstance(item, Note):
-            self.note(item.text)
+        elif isinstance(item, UserSaid):
+            self._written = ""
+        elif note := event_note(item):
+            self.note(note)
+
+    def watch_tree(self, name: str, item: Event | Delta) -> None:
+        """Of the runs within the run their begin and end are shown, which are events of its own."""
+        if not name:
+            self.watch(item)
+
+    def say(self, text: str) -> None:
+        """Something the person must read, also where the rest is quiet."""
+        self.end()
+        self._raw("\n".join(one_line(line) for line in text.split("\n")), "yellow", "\n")
+
+    def prompt(self, text: str) -> None:
+        """The beginning of a line that the person ends."""
+        self.end()
+        self._raw(text, "bold", "")
+
+    def typing(self, text: str | None) -> None:
+        """What the person has typed of a line so far; None: they are done, and what waited is shown."""
+        if text is not None:
+            if self._typed is None:
+                self.end()
+            self._console.file.write("\r\x1b[2K")
+            self._raw(f"› {plain(text)[-self._width() + 4 :]}", "bold", "")
+            self._typed = text
+            return
+        if self._typed is not None:
+            self._console.file.write("\r\x1b[2K")
+        self._typed, waiting, self._waiting = None, self._waiting, []
+        for item in waiting:
+            self.watch(item)
+
+    def line(self, text: str, style: str) -> None:
+        """Lines of their own."""
+        self.end()
+        self._raw(plain(text), style, "\n")
 
     def note(self, text: str) -> None:
         self._line(f"({one_line(text)})", "yellow")
@@ -158,7 +248,7 @@ class Terminal:
             self._fleeting = False
 
     def _width(self) -> int:
-        return self._console.width if self.live else 160
+        return self._console.width if self.live else PIPE_WIDTH
 
     def _raw(self, text: str, style: str, end: str) -> None:
         if self.live:

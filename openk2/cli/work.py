@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import json
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 from openk2.agent import context
 from openk2.agent.events import RunFinished
 from openk2.agent.log import Log, runs_dir
-from openk2.agent.loop import Loop
-from openk2.agent.setup import Setup, close
-from openk2.agent.sources import Source, sources
+from openk2.agent.parts import Parts
+from openk2.agent.sources import Source
 from openk2.agent.state import State
+from openk2.cli import keyboard, settings
+from openk2.cli.consent import Consent
 from openk2.cli.terminal import Terminal
+from openk2.cli.tree import Tree
 from openk2.errors import UserError
-from openk2.tools.index import Index
 
 
 class Stopped(UserError):
@@ -26,11 +27,14 @@ class Stopped(UserError):
     exit_code = 130
 
 
-def work(log: Log, *, as_json: bool = False, quiet: bool = False) -> int:
-    """Returns the exit code. Raises UserError, with the way to go on where the run is worth it."""
+def work(log: Log, *, as_json: bool = False, quiet: bool = False, yes: bool = False) -> int:
+    """Returns the exit code. Raises UserError, with the way to go on where the run is worth it.
+
+    `yes`: calls that need a person's word are allowed unasked. Else they are asked about where there is a terminal.
+    """
     terminal = Terminal(quiet=quiet or as_json)
     try:
-        end, index = _run(log, terminal)
+        end, found = _run(log, terminal, yes)
     except KeyboardInterrupt:
         terminal.end()
         raise Stopped(f"stopped; `{resume_command(log)}` goes on.") from None
@@ -39,7 +43,6 @@ def work(log: Log, *, as_json: bool = False, quiet: bool = False) -> int:
         if len(log.events) > 2:  # something was done that is worth keeping
             raise UserError(f"{error} The run is kept: `{resume_command(log)}` goes on.") from None
         raise
-    found = sources(end.answer, log.events, index)
     if as_json:
         text = json.dumps(report(log, end, found), ensure_ascii=False)
         print(text.encode("utf-8", "replace").decode())  # a lone surrogate is no reason to lose the answer
@@ -48,25 +51,45 @@ def work(log: Log, *, as_json: bool = False, quiet: bool = False) -> int:
     return 0
 
 
-def _run(log: Log, terminal: Terminal) -> tuple[RunFinished, Index | None]:
-    setup = Setup.from_json(log.started.setup)
-    skipped: list[tuple[Path, str]] = []
-    with ThreadPoolExecutor(1) as pool:
-        opening = pool.submit(setup.index, lambda path, why: skipped.append((path, why)))  # while the model loads
-        provider = setup.provider()
-        index = opening.result()
-    for path, why in skipped:
-        terminal.note(f"left out: {path} {why}")
-    tools = setup.tools(log.started.tools, index, log.workspace, log.events)
+def _run(log: Log, terminal: Terminal, yes: bool) -> tuple[RunFinished, list[Source]]:
+    parts = Parts.open(log, servers=settings.servers() if log.started.setup.get("mcp") else ())
+    asked = keyboard.present()
+    tree = Tree(log.events, quiet=terminal.quiet) if parts.setup.mode == "heavy" else None
+    consent = Consent(terminal, yes=yes, quietly=_paused(tree) if tree else nullcontext)
 
-    async def run() -> RunFinished:
+    async def run() -> tuple[RunFinished, list[Source]]:
         try:
-            terminal.wait(f"{provider.name} is reading")
-            return await Loop(log, provider, tools, watch=terminal.watch).run()
+            await parts.connect(log)
+            for note in parts.notes:
+                terminal.note(note)
+            terminal.wait(f"{parts.provider.name} is reading")
+            worker = parts.worker(
+                log,
+                watch=tree.watch if tree else terminal.watch_tree,
+                approve=consent.approve if yes or asked else None,
+                more=consent.more if asked else None,
+            )
+            with tree or nullcontext():
+                end = await worker.run()
+            return end, parts.sources(log, end)
         finally:
-            await close(provider, *tools.values())
+            await parts.aclose()
 
-    return asyncio.run(run()), index
+    return asyncio.run(run())
+
+
+def _paused(tree: Tree) -> Callable[[], AbstractContextManager[None]]:
+    """The live lines make room for a question."""
+
+    @contextmanager
+    def pause() -> Iterator[None]:
+        tree.__exit__()
+        try:
+            yield
+        finally:
+            tree.__enter__()
+
+    return pause
 
 
 def resume_command(log: Log) -> str:

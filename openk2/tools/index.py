@@ -97,6 +97,8 @@ class Index:
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._db = connection
         self._lock = threading.Lock()
+        self._ranking = threading.Lock()
+        self._best = lru_cache(maxsize=256)(self._rank)  # many paths search for the same; an index does not change
 
     @classmethod
     def memory(cls, documents: Iterable[Document]) -> Index:
@@ -144,6 +146,10 @@ class Index:
 
     def search(self, query: str, k: int = 3) -> list[Hit]:
         """The k best lines. Every word of the query is plain text: no FTS5 syntax can reach the engine."""
+        with self._ranking:  # Python ranks one at a time whoever waits, and the second finds what the first has found
+            return list(self._best(query, k))
+
+    def _rank(self, query: str, k: int) -> list[Hit]:
         terms = list(dict.fromkeys(words(query)))
         terms = [t for t in terms if t not in STOP_WORDS] or terms
         if not terms:

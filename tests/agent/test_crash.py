@@ -1,24 +1,30 @@
-"""`kill -9` at random moments, then resume: the same answer, and no finished call is repeated."""
+"""`kill -9` at random moments, then resume: the same answer, and no finished call is repeated.
+
+`OPENK2_KILLS=100` kills a hundred times instead of twenty.
+"""
 
 from __future__ import annotations
 
+import os
 import random
+import signal
+import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
 
-from crash_program import STEPS
+from crash_program import POINTS, STEPS
 from killing import check_no_finished_call_ran_again, kill_and_go_on  # type: ignore[import-not-found]
 
 from openk2.agent import log
 from openk2.agent.calls import INTERRUPTED
 from openk2.agent.events import ReplyReceived, ToolFinished, ToolStarted
 
-KILLS = 20
+KILLS = int(os.environ.get("OPENK2_KILLS", "20"))
 PROGRAM = Path(__file__).with_name("crash_program.py")
 
 
-def test_kill_at_twenty_random_moments(tmp_path: Path) -> None:
+def test_killed_at_random_moments(tmp_path: Path) -> None:
     dice = random.Random(3)
     kills = rounds = 0
     while kills < KILLS:
@@ -35,6 +41,24 @@ def test_kill_at_twenty_random_moments(tmp_path: Path) -> None:
         kills += killed
         assert out == "All done.\n"
         check(log.read(folder), Counter(effects.read_text().split("\n")[:-1]))
+
+
+def test_killed_at_every_kind_of_point(tmp_path: Path) -> None:
+    """Inside a write, between write and sync, inside a tool: each kind in turn, the first or a later time."""
+    dice = random.Random(5)
+    for kill in range(KILLS):
+        point = POINTS[kill % len(POINTS)]
+        number = dice.randint(1, 2 * STEPS if point in ("tool", "effect") else 5 * STEPS)
+        folder, effects = tmp_path / f"run{kill}", tmp_path / f"effects{kill}"
+        command = [sys.executable, str(PROGRAM), str(folder), str(effects)]
+        done = subprocess.run([*command, point, str(number)], capture_output=True, timeout=60)
+        assert done.returncode == -signal.SIGKILL, (point, number, done.stderr)
+        before = log.read(folder)
+        again = subprocess.run(command, capture_output=True, text=True, timeout=60)
+        assert (again.returncode, again.stdout) == (0, "All done.\n"), (point, number, again.stderr)
+        events = log.read(folder)
+        assert events[: len(before)] == before, "a step that was finished is lost"
+        check(events, Counter(effects.read_text().split("\n")[:-1]))
 
 
 def check(events: list, effects: Counter[str]) -> None:
