@@ -138,6 +138,7 @@ class Heavy:
                 except UserError as error:
                     failed[number] = error
             keep_back(self.paths_ledger, len(open_paths) * self.steer)
+            self.paths_ledger.sharers = max(1, len(open_paths))
             await self._work(open_paths, done, failed)
             for number, error in failed.items() if done else ():
                 done[number] = self._ended(number, "error", "")
@@ -163,6 +164,7 @@ class Heavy:
                 for task in ready:
                     path = running.pop(task)
                     keep_back(self.paths_ledger, -unsaid(path.loop))
+                    self.paths_ledger.sharers = max(1, len(running))
                     error = task.exception()
                     if isinstance(error, UserError):
                         failed[path.number] = error
@@ -245,6 +247,7 @@ class Heavy:
             first = next((path for path in paths if path.state.finished), paths[0])
             said = first.state.finished.answer if first.state.finished else "No path came to an answer."
             return merging.Said(said, first.reason)
+        self.ledger.sharers = len(answered) if self.kind == "rsa" else 1
         settled = len(answered) == 1 or agreement(paths, self.setup.paths, self.setup.agree)
         return await merging.merge("vote" if settled else self.kind, paths, self._ask, seed=self._seed)
 
