@@ -190,7 +190,7 @@ def test_cancelled_and_resumed_nothing_is_asked_twice(tmp_path: Path) -> None:
     steps = [call(SUM), call(("calculator", '{"expression": "2+2"}')), say("1931")]
     scripts = dict.fromkeys(range(1, 5), steps)
     slow = Scripts(scripts, seconds=lambda number: 0.0 if number == 1 else 0.2)
-    asyncio.run(work_until(begin(tmp_path / "r", paths=4), slow, TOOLS, 5))
+    asyncio.run(work_until(begin(tmp_path / "r", paths=4, agree=0), slow, TOOLS, 5))
     assert ends(tmp_path / "r") == {"1": "stop"}
     assert not log.in_use(tmp_path / "r" / "paths/2")
     end = work(log.Log.open(tmp_path / "r"), Scripts(scripts), TOOLS)
