@@ -10,8 +10,10 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
+import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from email.utils import formatdate
 from typing import Any
 
 RESET, HANG = "reset", "hang"
@@ -132,3 +134,27 @@ async def _read(reader: asyncio.StreamReader) -> Request | None:
     method, path, _ = first.split(" ")
     body = await reader.readexactly(int(headers.get("content-length", 0)))
     return Request(method, path, headers, body)
+
+
+# What passes when it is tried again.
+PASSING: dict[str, Sequence[Step]] = {
+    "rate limit": [http(429, '{"error": {"message": "slow down"}}')],
+    "rate limit, seconds": [http(429, "{}", {"Retry-After": "0.02"})],
+    "rate limit, date": [http(429, "{}", {"Retry-After": formatdate(time.time(), usegmt=True)})],
+    "rate limit, milliseconds": [http(429, "{}", {"retry-after-ms": "20"})],
+    "server error": [http(500, '{"error": {"message": "oops"}}')],
+    "bad gateway": [http(502, "<html><title>502 Bad Gateway</title></html>", {"Content-Type": "text/html"})],
+    "busy": [http(503, "")],
+    "overloaded": [http(529, '{"type":"error","error":{"type":"overloaded_error","message":"Overloaded"}}')],
+    "conflict": [http(409, "{}")],
+    "asked to retry": [http(400, "{}", {"x-should-retry": "true"})],
+    "bad JSON": events([b'data: {"choices": [{"delta"\n\n']),
+    "no reply": events([]),
+    "no body": [http(200, "", {"Content-Type": "text/event-stream"})],
+    "empty object": [http(200, "{}")],
+    "half a JSON answer": [http(200, '{"choices": [{"mess')],
+    "only comments": events([b": keep-alive\n\n"] * 3),
+    "reset at once": [RESET],
+    "reset in the headers": [b"HTTP/1.1 200 OK\r\nContent-Ty", RESET],
+    "error in the stream": events([{"type": "error", "error": {"type": "overloaded_error", "message": "Overloaded"}}]),
+}

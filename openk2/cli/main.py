@@ -19,6 +19,7 @@ from openk2.errors import UserError
 VERBS = {
     "ask": "Answer one question with thinking, search and computation.",
     "runs": "List, show and resume what was run.",
+    "mcp": "Offer this agent to other programs as MCP tools.",
     "model": "Inspect models and checkpoints.",
     "train": "Run each stage of the recipe.",
     "synth": "Make and check training data.",

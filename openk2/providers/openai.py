@@ -17,6 +17,7 @@ from typing import Any
 
 from openk2.chat.call_ids import canonical, index_of
 from openk2.chat.messages import Message, Native, ToolCall, ToolSpec
+from openk2.chat.text_parser import BEGIN_CALL
 from openk2.providers.base import Limits
 from openk2.providers.chat_reply import ChatReading
 from openk2.providers.http import Remote, dump
@@ -86,7 +87,10 @@ class OpenAIProvider(Remote):
         return b'%b,"messages":[%b]}' % (dump(self._sent)[:-1], joined)
 
     def _reading(self, messages: Sequence[Message], tools: Sequence[ToolSpec], sent: int) -> ChatReading:
-        return ChatReading([tool.name for tool in tools], sent, self.origin, self.where, self._heard)
+        # Where the model was given the markup of calls to read, its reply may quote it: then no text becomes a call.
+        given = any(BEGIN_CALL in message.content for message in messages if message.role != "assistant")
+        names = () if given else [tool.name for tool in tools]
+        return ChatReading(names, sent, self.origin, self.where, self._heard)
 
     def _heard(self, field: str) -> None:
         """Reasoning came in this field, so this is the one that the server reads."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,10 +13,16 @@ if TYPE_CHECKING:
     from openk2.sandbox.box import Tier
     from openk2.sandbox.policy import Policy
     from openk2.tools.index import Index
+    from openk2.tools.web import Web
 
-__all__ = ["BUILT_IN", "Tool", "ToolError", "ToolResult", "tool", "toolset"]
+__all__ = ["BUILT_IN", "FILES", "Tool", "ToolError", "ToolResult", "tool", "toolset"]
 
-BUILT_IN = ("python", "calculator", "search", "open", "find")
+BUILT_IN = ("python", "calculator", "search", "open", "find")  # what is built where no names are given
+SEARCHING = ("search", "open", "find")
+FILES = ("read_file", "write_file", "edit_file", "list_files", "grep")
+BROWSING = ("browse", "click", "type", "scroll", "back")
+MOONSHOT = "$web_search"
+ALL = (*BUILT_IN, "fetch", *FILES, "plan", *BROWSING, MOONSHOT)
 
 
 def toolset(
@@ -28,37 +34,87 @@ def toolset(
     policy: Policy | None = None,
     page_chars: int | None = None,
     resumed: bool = False,
+    web: Web | None = None,
+    read_only: Sequence[Path] = (),
+    private: bool = False,
 ) -> dict[str, Tool]:
-    """The built-in tools called `names` (None: all that can be built), in that order.
+    """The built-in tools called `names` (None: those of BUILT_IN that can be built), in that order.
 
-    `search`, `open` and `find` need an `index`; `python` needs a `workspace`, the only folder its code may write to.
-    `sandbox`: the boundary python must run in; None is the strongest that works here. `page_chars`: what `open` shows
-    at once. `resumed`: python ran before in this run and its variables are gone. Raises UserError for an unknown name
-    and for one that lacks what it needs.
+    `search`, `open` and `find` need an `index` or the `web`; `fetch` and the browser need the `web`; `python`, the
+    browser and the files need a `workspace`, the only folder they may write to. `sandbox`: the boundary python must run
+    in; None is the strongest that works here. `page_chars`: what `open` shows at once. `resumed`: python ran before in
+    this run and its variables are gone. `read_only`: folders of the person's that the file tools may read. `private`:
+    the documents of the index are the person's own. Raises UserError for an unknown name and for one that lacks what
+    it needs.
     """
-    searching = ("search", "open", "find")
+
+    def python() -> dict[str, Tool]:
+        from openk2.tools.python import python_tool
+
+        return {"python": python_tool(_workspace("python", workspace), policy, sandbox, resumed=resumed)}
+
+    def calculator() -> dict[str, Tool]:
+        from openk2.tools.calculator import calculator
+
+        return {"calculator": calculator}
+
+    def documents() -> dict[str, Tool]:
+        more = {"page_chars": page_chars} if page_chars else {}
+        if web is not None:
+            from openk2.tools.web import web_tools
+
+            return web_tools(web, index, private=private, **more)
+        if index is None:
+            return {}
+        from openk2.tools.search import search_tools
+
+        return search_tools(index, private=private, **more)
+
+    def files() -> dict[str, Tool]:
+        from openk2.tools.files import Files, file_tools
+
+        return file_tools(Files(_workspace("read_file", workspace), read_only))
+
+    def browser() -> dict[str, Tool]:
+        if web is None:
+            raise UserError("The tool browse needs the web, which is off: switch it on.")
+        from openk2.tools.browser import browser_tools
+
+        return browser_tools(web, _workspace("browse", workspace))
+
+    def plan() -> dict[str, Tool]:
+        from openk2.tools.plan import plan
+
+        return {"plan": plan}
+
+    def moonshot() -> dict[str, Tool]:
+        from openk2.tools.web_search import moonshot_search
+
+        return {MOONSHOT: moonshot_search()}
+
+    groups: dict[str, Callable[[], dict[str, Tool]]] = {
+        "python": python, "calculator": calculator, **dict.fromkeys((*SEARCHING, "fetch"), documents),
+        **dict.fromkeys(FILES, files), "plan": plan, **dict.fromkeys(BROWSING, browser), MOONSHOT: moonshot,
+    }  # fmt: skip
     if names is None:
-        names = [n for n in BUILT_IN if (index or n not in searching) and (workspace or n != "python")]
+        searches = index is not None or web is not None
+        names = [n for n in BUILT_IN if (searches or n not in SEARCHING) and (workspace or n != "python")]
+    built: dict[Callable[[], dict[str, Tool]], dict[str, Tool]] = {}
     tools: dict[str, Tool] = {}
-    found: dict[str, Tool] = {}
     for name in names:
-        if name == "python":
-            if workspace is None:
-                raise UserError("The tool python needs a workspace: pass the folder that its code may write to.")
-            from openk2.tools.python import python_tool
-
-            tools[name] = python_tool(workspace, policy, sandbox, resumed=resumed)
-        elif name == "calculator":
-            from openk2.tools.calculator import calculator
-
-            tools[name] = calculator
-        elif name in searching:
-            if index is None:
-                raise UserError(f"The tool {name} needs documents: pass an index.")
-            from openk2.tools.search import search_tools
-
-            found = found or (search_tools(index, page_chars=page_chars) if page_chars else search_tools(index))
-            tools[name] = found[name]
-        else:
-            raise UserError(f"There is no built-in tool {name}: choose from {', '.join(BUILT_IN)}.")
+        if name not in groups:
+            raise UserError(f"There is no built-in tool {name}: choose from {', '.join(ALL)}.")
+        group = groups[name]
+        if group not in built:
+            built[group] = group()
+        if name not in built[group]:
+            what = "the web, which is off: switch it on" if name == "fetch" else "documents: pass an index"
+            raise UserError(f"The tool {name} needs {what}.")
+        tools[name] = built[group][name]
     return tools
+
+
+def _workspace(name: str, workspace: Path | None) -> Path:
+    if workspace is None:
+        raise UserError(f"The tool {name} needs a workspace: pass the folder that it may write to.")
+    return workspace

@@ -1,4 +1,4 @@
-"""A person's own files as documents to search: txt, md, html, csv, json and folders of them.
+"""A person's own files as documents to search: txt, md, html, csv, json, pdf and folders of them.
 
 Lines are what is searched, shown and cited, so every format becomes lines that mean something alone: a row of a table
 is `column: value; ...`, a JSON leaf is `path: value`, a long paragraph is cut between sentences. A long JSON record
@@ -22,8 +22,9 @@ from typing import Any
 from openk2.errors import UserError
 from openk2.paths import cache_dir
 from openk2.tools.index import SCHEMA, Document, Index, slug
+from openk2.tools.pdf import Unreadable, pdf_lines
 
-VERSION = 3  # of what this file makes of content: part of the cache's key
+VERSION = 4  # of what this file makes of content: part of the cache's key
 WIDTH = 300  # characters of a line
 PART_LINES = 5000  # a file of more lines becomes several documents, so that no page of it needs all in memory
 MAX_JSON = 256 << 20  # bytes: a JSON file has to be read whole
@@ -36,17 +37,14 @@ HTML = {".html", ".htm", ".xhtml"}
 TABLE = {".csv", ".tsv"}
 JSON = {".json", ".jsonl", ".ndjson"}
 TITLES = ("title", "name", "headline", "subject")
-READABLE = TEXT | HTML | TABLE | JSON
+PDF = {".pdf"}
+READABLE = TEXT | HTML | TABLE | JSON | PDF
 SKIPPED_FOLDERS = {"node_modules", "__pycache__", "venv"}
 
 Skip = Callable[[Path, str], None]  # told of each file that is left out, and why
 
 
 _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")  # controls, and halves of characters
-
-
-class Unreadable(Exception):
-    """A file that has no text; the message says why."""
 
 
 def index(paths: Iterable[Path], *, on_skip: Skip | None = None, cache: Path | None = None) -> Index:
@@ -117,7 +115,7 @@ def read(files: Iterable[Path], on_skip: Skip | None = None) -> Iterator[Documen
         plain = path.stem.replace("_", " ").replace("-", " ").strip() or path.name
         name, title, part, number = path.stem, plain, [], 1
         try:
-            for kind, text in _lines(path):
+            for kind, text in lines_of(path):
                 if kind == "title":
                     title = text
                 elif kind == "document":
@@ -160,9 +158,14 @@ def document_id(name: str) -> str:
 # ------------------------------------------------------------------------------------------------ formats
 
 
-def _lines(path: Path) -> Iterator[tuple[str, str]]:
+def lines_of(path: Path) -> Iterator[tuple[str, str]]:
     """("title", text) at most once, and ("line", text) for each line. Raises Unreadable, OSError, ValueError."""
-    ending, encoding = path.suffix.lower(), encoding_of(path)
+    ending = path.suffix.lower()
+    if ending in PDF:
+        for kind, text in pdf_lines(path):
+            yield from ((kind, part) for part in wrapped(text))
+        return
+    encoding = encoding_of(path)
     if ending in HTML:
         yield from _of_html(path, encoding)
         return

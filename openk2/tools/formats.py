@@ -16,7 +16,7 @@ def shorten(text: str, width: int) -> str:
     return text if len(text) <= width else text[: width - 1].rstrip() + "…"
 
 
-def format_hits(hits: list[Hit]) -> str:
+def format_hits(hits: list[Hit], width: int = HIT_WIDTH) -> str:
     """`In TITLE:` and under it its lines, best first; the title comes again whenever it changes."""
     if not hits:
         return "No line matches. Try other words."
@@ -26,7 +26,7 @@ def format_hits(hits: list[Hit]) -> str:
         if hit.title != title:
             title = hit.title
             lines.append(f"In {title}:")
-        lines.append(f"[{hit.id}:{hit.line}] {shorten(hit.text, HIT_WIDTH)}")
+        lines.append(f"[{hit.id}:{hit.line}] {shorten(hit.text, width)}")
     return "\n".join(lines)
 
 

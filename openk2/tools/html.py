@@ -1,7 +1,11 @@
-"""The text of a web page, one block a line: paragraphs, list items, table rows, headings; no scripts, no styles."""
+"""The text of a web page, one block a line: paragraphs, list items, table rows, headings; no scripts, no styles.
+
+What a page hides from its readers is left out: it is where orders to a model are put.
+"""
 
 from __future__ import annotations
 
+import re
 from html.parser import HTMLParser
 
 SILENT = {"script", "style", "template", "noscript", "svg", "head", "iframe", "object", "select", "button"}
@@ -11,6 +15,26 @@ BLOCKS = {
     "li", "main", "nav", "ol", "p", "pre", "section", "summary", "table", "tbody", "tfoot", "thead", "tr", "ul",
 }  # fmt: skip
 CELLS = {"td", "th"}
+VOID = {
+    "area", "base", "br", "col", "embed", "hr", "img", "input", "link", "meta", "param", "source", "track", "wbr",
+}  # fmt: skip
+CLOSED_BY_THE_NEXT = {"p", "li", "td", "th", "tr", "dd", "dt", "option"}  # their end tags may be left out
+MAX_LINKS = 100
+_HIDDEN = re.compile(
+    r"display:none|visibility:(hidden|collapse)|opacity:0*(\.0+)?(;|$|!)|font-size:0*(\.0+)?(px|pt|em|rem|%)?(;|$|!)"
+    r"|(?<![a-z-])(width|height):[01](px)?(;|$|!)|text-indent:-\d{3,}|(left|top|right|bottom):-\d{3,}"
+    r"|clip:rect\(0|clip-path:inset\((50|100)%|(?<![a-z-])color:transparent"
+)
+
+
+def is_hidden(attrs: list[tuple[str, str | None]]) -> bool:
+    """Whether an element says of itself that it is not shown. What style sheets hide is not known here."""
+    for name, value in attrs:
+        if name == "hidden" and (value or "").lower() != "until-found":
+            return True
+        if name == "style" and value and _HIDDEN.search(re.sub(r"\s+", "", value.lower())):
+            return True
+    return False
 
 
 class PageText(HTMLParser):
@@ -19,6 +43,9 @@ class PageText(HTMLParser):
     def __init__(self) -> None:
         super().__init__(convert_charrefs=True)
         self.title = ""
+        self.links: list[tuple[str, str]] = []  # (text, href), in order
+        self._href: str | None = None
+        self._anchor: list[str] = []
         self._lines: list[str] = []
         self._line: list[str] = []
         self._silent: list[str] = []
@@ -38,8 +65,16 @@ class PageText(HTMLParser):
             self._in_title = True
         elif tag == "body":  # a head that was never closed
             self._silent.clear()
-        elif tag in SILENT:
+        elif tag in VOID:
+            pass
+        elif self._silent and self._silent[-1] == tag and tag in CLOSED_BY_THE_NEXT:
+            self._silent.pop()
+            if is_hidden(attrs):
+                self._silent.append(tag)
+        elif tag in SILENT or tag in self._silent or is_hidden(attrs):
             self._silent.append(tag)
+        if tag == "a" and not self._silent:
+            self._href, self._anchor = dict(attrs).get("href"), []
         if tag in BLOCKS:
             self._end_line()
             self._verbatim += tag == "pre"
@@ -54,6 +89,11 @@ class PageText(HTMLParser):
         elif tag in self._silent:
             while self._silent.pop() != tag:  # what was left open inside ends with it
                 continue
+        if tag == "a" and self._href is not None:
+            text = " ".join("".join(self._anchor).split())
+            if text and len(self.links) < MAX_LINKS:
+                self.links.append((text, self._href))
+            self._href = None
         if tag in BLOCKS:
             self._end_line()
             self._verbatim -= tag == "pre" and self._verbatim > 0
@@ -62,6 +102,8 @@ class PageText(HTMLParser):
         if self._in_title:
             self.title = " ".join(f"{self.title} {data}".split())
         elif not self._silent:
+            if self._href is not None:
+                self._anchor.append(data)
             if self._verbatim:
                 first, *more = data.split("\n")
                 self._line.append(first)

@@ -9,17 +9,26 @@ from openk2.tools.index import Document, Index
 MAX_HITS = 20
 
 
-def search_tools(index: Index, *, page_chars: int = PAGE_CHARS) -> dict[str, Tool]:
-    """The tools `search`, `open` and `find` over `index`; `open` shows about `page_chars` characters at once."""
+def mark_of(id: str) -> str:
+    """The document that `id` names: a model may give the citation mark [id:line] back. A URL stays whole."""
+    plain = id.strip().strip("[]")
+    return plain if "://" in plain else plain.partition(":")[0]
+
+
+def search_tools(index: Index, *, page_chars: int = PAGE_CHARS, private: bool = False) -> dict[str, Tool]:
+    """The tools `search`, `open` and `find` over `index`; `open` shows about `page_chars` characters at once.
+
+    `private`: the documents are the person's own.
+    """
 
     def document(id: str) -> Document:
-        name = id.strip().strip("[]").partition(":")[0]  # a model may give the citation mark [id:line] back
+        name = mark_of(id)
         found = index.document(name)
         if found is None:
             raise ToolError(f"No document {name}. Search first.")
         return found
 
-    @tool(idempotent=True, timeout=30.0)
+    @tool(idempotent=True, timeout=30.0, private=private)
     def search(query: str, k: int = 3) -> str:
         """Search the documents for their best lines, each as [id:line] text under its document's title.
 
@@ -29,7 +38,7 @@ def search_tools(index: Index, *, page_chars: int = PAGE_CHARS) -> dict[str, Too
         """
         return format_hits(index.search(query, max(1, min(k, MAX_HITS))))
 
-    @tool(idempotent=True, timeout=30.0)
+    @tool(idempotent=True, timeout=30.0, private=private)
     def open(id: str, line: int = 1) -> str:
         """Read a document from a line on, each line as [id:line] text.
 
@@ -39,7 +48,7 @@ def search_tools(index: Index, *, page_chars: int = PAGE_CHARS) -> dict[str, Too
         """
         return format_open(document(id), line, page_chars)
 
-    @tool(idempotent=True, timeout=30.0)
+    @tool(idempotent=True, timeout=30.0, private=private)
     def find(id: str, pattern: str) -> str:
         """Show the lines of one document that contain a text, letter case aside.
 

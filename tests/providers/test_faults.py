@@ -5,12 +5,11 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Iterable, Sequence
-from email.utils import formatdate
+from collections.abc import Iterable
 from typing import Any
 
 import pytest
-from fault_server import HANG, RESET, FaultServer, Step, cut, events, http, sse  # type: ignore[import-not-found]
+from fault_server import HANG, PASSING, RESET, FaultServer, Step, cut, events, http, sse  # type: ignore[import-not-found]
 from test_conformance import ASK, FULL, TOOLS, collect, each, provider, reply  # type: ignore[import-not-found]
 
 from openk2.chat.messages import ToolCall
@@ -20,29 +19,6 @@ from openk2.providers.base import Delta, Limits, Reply, Unavailable
 from dialects import CHAT, DONE, Dialect, Said  # type: ignore[import-not-found]  # isort: skip
 
 FINE = Said("fine", "Hm.")
-PASSING: dict[str, Sequence[Step]] = {
-    "rate limit": [http(429, '{"error": {"message": "slow down"}}')],
-    "rate limit, seconds": [http(429, "{}", {"Retry-After": "0.02"})],
-    "rate limit, date": [http(429, "{}", {"Retry-After": formatdate(time.time(), usegmt=True)})],
-    "rate limit, milliseconds": [http(429, "{}", {"retry-after-ms": "20"})],
-    "server error": [http(500, '{"error": {"message": "oops"}}')],
-    "bad gateway": [http(502, "<html><title>502 Bad Gateway</title></html>", {"Content-Type": "text/html"})],
-    "busy": [http(503, "")],
-    "overloaded": [http(529, '{"type":"error","error":{"type":"overloaded_error","message":"Overloaded"}}')],
-    "conflict": [http(409, "{}")],
-    "asked to retry": [http(400, "{}", {"x-should-retry": "true"})],
-    "bad JSON": events([b'data: {"choices": [{"delta"\n\n']),
-    "no reply": events([]),
-    "no body": [http(200, "", {"Content-Type": "text/event-stream"})],
-    "empty object": [http(200, "{}")],
-    "half a JSON answer": [http(200, '{"choices": [{"mess')],
-    "only comments": events([b": keep-alive\n\n"] * 3),
-    "reset at once": [RESET],
-    "reset in the headers": [b"HTTP/1.1 200 OK\r\nContent-Ty", RESET],
-    "error in the stream": events([{"type": "error", "error": {"type": "overloaded_error", "message": "Overloaded"}}]),
-}
-
-
 def failing(trouble: Iterable[Step], dialect: Dialect, times: int = 1, said: Said = FINE) -> Any:
     def answer(server: FaultServer, _: Any) -> Iterable[Step]:
         return trouble if len(server.requests) <= times else events(dialect.stream(said, 9))

@@ -11,8 +11,9 @@ import pytest
 
 from openk2.errors import UserError
 from openk2.sandbox.policy import Policy
-from openk2.tools import BUILT_IN, ToolResult, toolset
+from openk2.tools import BUILT_IN, FILES, ToolResult, toolset
 from openk2.tools.index import Document, Index
+from openk2.tools.web import Web
 
 INDEX = Index.memory([Document("a", "A", ("one line",))])
 
@@ -28,6 +29,28 @@ def test_all_by_name(tmp_path: Path):
     }  # fmt: skip
 
 
+def test_the_fixed_names_and_arguments(tmp_path: Path):
+    tools = toolset([*FILES, "plan", "search", "open", "find", "fetch"], index=INDEX, workspace=tmp_path, web=Web())
+    arguments = {name: list(tool.parameters["properties"]) for name, tool in tools.items()}
+    assert arguments == {
+        "read_file": ["path", "line"], "write_file": ["path", "content"], "edit_file": ["path", "old", "new"],
+        "list_files": ["path", "pattern"], "grep": ["pattern", "path", "files_like", "ignore_case"], "plan": ["steps"],
+        "search": ["query", "k"], "open": ["id", "line"], "find": ["id", "pattern"], "fetch": ["url"],
+    }  # fmt: skip
+    own = toolset(["search", "open", "find"], index=INDEX)
+    for name in ("open", "find"):
+        assert own[name].parameters["required"] == tools[name].parameters["required"]
+    assert not any(tool.private or tool.untrusted or tool.egress for tool in own.values())
+    assert all(tool.private for tool in toolset(["search", "open", "find"], index=INDEX, private=True).values())
+
+
+def test_the_embedded_models_tools_are_told_as_it_learnt_them(tmp_path: Path):
+    """nano was trained on these bytes: name, description and schema of each tool."""
+    told = [tool.spec().to_wire()["function"] for tool in toolset(index=INDEX, workspace=tmp_path).values()]
+    learnt = (Path(__file__).parent / "nano_tools.json").read_text("utf-8")
+    assert json.dumps(told, ensure_ascii=False) == learnt.strip()
+
+
 def test_python_of_a_resumed_run(tmp_path: Path):
     python = toolset(["python"], workspace=tmp_path, resumed=True)["python"]
     assert asyncio.run(python.run('{"code": "1"}')).content.startswith("The Python process was restarted")
@@ -41,6 +64,12 @@ def test_what_cannot_be_built_is_said():
         toolset(["search"])
     with pytest.raises(UserError, match="needs a workspace"):
         toolset(["python"])
+    with pytest.raises(UserError, match="needs a workspace"):
+        toolset(["edit_file"])
+    with pytest.raises(UserError, match="fetch needs the web, which is off"):
+        toolset(["fetch"], index=INDEX)
+    with pytest.raises(UserError, match="search needs documents"):
+        toolset(["search"], web=Web())
 
 
 def test_closing_python_ends_its_process(tmp_path: Path):
