@@ -142,6 +142,8 @@ class Helpers:
             parent=host.log.started.run,
             question=task,
             budget=budget.to_json(),
+            outside=host.state.outside,
+            private=host.state.private,
         )
         folder = f"children/{name}"
         before = used(host.log.folder / folder)

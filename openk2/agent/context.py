@@ -128,7 +128,7 @@ def restart(state: State, cut: ContextCut) -> list[Message]:
 
 def _asked(state: State) -> list[str]:
     """What the person said: the first question, the present one, and as much in between as has room."""
-    own = {event.seq for event in (*state.guards, *state.checks)}  # what the loop said
+    own = state.by_the_loop()
     said = [e for e in state.put_away if e.message.role == "user" and e.seq not in own]
     kept, room = [], ASKED_CHARS
     for entry in reversed(said[1:]):

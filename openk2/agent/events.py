@@ -29,7 +29,8 @@ class RunStarted(Event):
     """The question and everything needed to build the run again: `setup` is `Setup.to_json()`.
 
     `habits` is `Habits.to_json()`: what the loop does of itself, as checks and cuts of the context. `parent` is the run
-    that this one is a path or a helper of.
+    that this one is a path or a helper of. `outside`, `private`: the question was written by a model that had read text
+    of strangers, or of the person.
     """
 
     type: ClassVar[str] = "run.started"
@@ -43,6 +44,8 @@ class RunStarted(Event):
     habits: dict[str, Any] = field(default_factory=dict)
     parent: str = ""
     version: str = ""
+    outside: bool = False
+    private: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -54,7 +54,8 @@ def started(first: RunStarted, run: str, parent: str, setup: Setup | None) -> Ru
     """The first event of the new run."""
     if setup is None:
         return replace(first, run=run, parent=parent)
-    return replace(setup.started(run, first.question, parent=parent), seq=first.seq, ts=first.ts)
+    made = setup.started(run, first.question, parent=parent)
+    return replace(made, seq=first.seq, ts=first.ts, outside=first.outside, private=first.private)
 
 
 def _write(folder: Path, events: Sequence[Event]) -> None:

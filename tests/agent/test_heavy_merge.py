@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -81,6 +82,14 @@ def test_six_wrong_paths_outvote_two_and_the_aggregator_does_not_count_heads(tmp
     merged = log.read(tmp_path / "agent" / "merge")
     assert isinstance(merged[0], RunStarted) and merged[0].parent == "agent"
     assert [event.name for event in merged if isinstance(event, ToolFinished)] == ["search_paths", "get_segment"]
+
+
+def test_the_merge_knows_from_its_first_step_what_the_paths_have_read(tmp_path: Path) -> None:
+    """What they answered stands in its question."""
+    tools = {**TOOLS, "open": replace(TOOLS["open"], untrusted=True, private=True)}
+    work(begin(tmp_path / "r", merge="agent"), Scripts(PATHS, Reader().steps()), tools)
+    first = log.read(tmp_path / "r" / "merge")[0]
+    assert isinstance(first, RunStarted) and first.outside and first.private
 
 
 def test_without_the_evidence_in_the_logs_the_same_aggregator_finds_nothing(tmp_path: Path) -> None:
