@@ -255,11 +255,18 @@ def to_line(event: Event) -> bytes:
     return json.dumps(to_json(event), separators=(",", ":")).encode() + b"\n"
 
 
+class UnknownEvent(ValueError):
+    """A whole event of a kind that this version does not know."""
+
+
 def from_line(line: bytes) -> Event:
-    """Raises ValueError for a line that is not a whole event."""
+    """Raises ValueError for a line that is not a whole event, UnknownEvent for one of another version."""
     try:
         data = json.loads(line)
-        kind = _TYPES[data.pop("type")]
+        name = data.pop("type")
+        if isinstance(name, str) and name not in _TYPES:
+            raise UnknownEvent(f"an event {name!r}")
+        kind = _TYPES[name]
         known = {item.name for item in fields(kind)}
         values = {name: value for name, value in data.items() if name in known}
         if "message" in values:
