@@ -15,6 +15,7 @@ from openk2.agent.ask_agent import DEPTH, loop_for
 from openk2.agent.budget import Budget
 from openk2.agent.children import family
 from openk2.agent.events import ChildFinished, ChildStarted, RunFinished, RunStarted, ToolFinished, ToolStarted
+from openk2.agent.fork import fork
 from openk2.agent.habits import Habits
 from openk2.agent.sources import sources
 from openk2.chat.messages import Message, ToolSpec
@@ -183,3 +184,15 @@ def test_a_helper_that_fails_is_told_to_the_run(tmp_path: Path) -> None:
         "The service is down.",
         "The task is empty; write what the helper is to find out.",
     }
+
+
+def test_a_fork_from_before_a_helper_does_not_find_its_answer(tmp_path: Path) -> None:
+    provider = ByTask({"Q": [ask("when?"), say("1931")], "when?": [say("It was 1931.")]})
+    work(begin(tmp_path / "r"), provider)
+    made = fork(tmp_path / "r", 1, tmp_path)
+    again = ByTask({"Q": [ask("how long?"), say("212 m")], "how long?": [say("It is 212 m.")]})
+    work(log.Log.open(made), again)
+    (result,) = [event for event in log.read(made) if isinstance(event, ToolFinished)]
+    assert result.content == "It is 212 m."
+    later = fork(tmp_path / "r", None, tmp_path)
+    assert (later / "children/1" / log.LOG).exists()
