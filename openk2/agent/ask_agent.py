@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -31,11 +31,9 @@ from openk2.agent.children import (
 from openk2.agent.events import ChildFinished, ChildStarted
 from openk2.agent.log import Log
 from openk2.agent.loop import Loop, More
-from openk2.agent.setup import Setup
 from openk2.agent.sources import cited, shown_lines
 from openk2.providers.base import Provider
 from openk2.tools.base import Tool, ToolError, tool
-from openk2.tools.index import Index
 
 NAME = "ask_agent"
 DEPTH = 2  # helpers of helpers, no further
@@ -43,16 +41,6 @@ SLICE = 4  # a helper gets this part of what is left
 LEAST_STEPS = 2
 
 _LINE = re.compile(r"^\[", re.MULTILINE)
-
-
-def tools_for(setup: Setup, index: Index | None) -> ToolsFor:
-    """The tools that the log of a run names, without `ask_agent`, which `loop_for` adds."""
-
-    def make(log: Log) -> Mapping[str, Tool]:
-        names = [name for name in log.started.tools if name != NAME]
-        return setup.tools(names, index, log.workspace, log.events)
-
-    return make
 
 
 def loop_for(
@@ -84,6 +72,23 @@ def loop_for(
     return loop
 
 
+def tool_of(ask: Callable[[str], Awaitable[str]]) -> Tool:
+    """The tool over what asks a helper."""
+
+    @tool(name=NAME, idempotent=True)
+    async def ask_agent(task: str) -> str:
+        """Give a part of the work to a helper: an agent with the same tools that knows nothing but the task.
+
+        It returns an answer with the lines it rests on. Several calls in one reply work at the same time.
+
+        Args:
+            task: The whole task, with every name and figure that it needs.
+        """
+        return await ask(task)
+
+    return replace(ask_agent, timeout=None)
+
+
 class Helpers:
     """The helpers of one run."""
 
@@ -111,18 +116,7 @@ class Helpers:
                 self._taken.add(event.child)
 
     def tool(self) -> Tool:
-        @tool(name=NAME, idempotent=True)
-        async def ask_agent(task: str) -> str:
-            """Give a part of the work to a helper: an agent with the same tools that knows nothing but the task.
-
-            It returns an answer with the lines it rests on. Several calls in one reply work at the same time.
-
-            Args:
-                task: The whole task, with every name and figure that it needs.
-            """
-            return await self.ask(task)
-
-        return replace(ask_agent, timeout=None)
+        return tool_of(self.ask)
 
     async def ask(self, task: str) -> str:
         host = self._host

@@ -119,9 +119,12 @@ def replay(run: str, run_dir: Path | None, run_tools: bool, as_json: bool) -> in
 
     from openk2.agent import log
     from openk2.agent.replay import replay as drive
+    from openk2.errors import UserError
 
     folder = find(run, run_dir)
     events = log.read(folder)
+    if not events:
+        raise UserError("The run was stopped before it began; there is nothing to replay.")
     with tempfile.TemporaryDirectory(prefix="k2-replay-") as scratch:
         tools = _tools(events[0], Path(scratch))  # type: ignore[arg-type]
         done = asyncio.run(drive(events, tools, Path(scratch), run_tools=run_tools))
@@ -211,6 +214,7 @@ def raise_budgets(log: Log, budgets: dict[str, Any], say: str | None) -> None:
 
 def _tools(first: RunStarted, folder: Path) -> dict[str, Tool]:
     """The tools of a run, with all that they have to open."""
+    from openk2.agent.ask_agent import DEPTH, NAME, tool_of
     from openk2.agent.results import with_results
     from openk2.agent.setup import Setup
     from openk2.agent.state import State
@@ -219,7 +223,13 @@ def _tools(first: RunStarted, folder: Path) -> dict[str, Tool]:
     setup = Setup.from_json(first.setup)
     if setup.mcp:
         raise UserError("This run has tools of MCP servers, which are not started here; use it from Python.")
-    made = setup.tools(first.tools, setup.index(), folder / "workspace")
+    made = setup.tools([name for name in first.tools if name != NAME], setup.index(), folder / "workspace")
+    if NAME in first.tools and first.run.count("children/") < DEPTH:
+
+        async def nobody(task: str) -> str:
+            raise UserError(f"No helper is asked here: {task}")
+
+        made[NAME] = tool_of(nobody)
     return with_results(made, State) if made else {}
 
 
