@@ -203,13 +203,17 @@ def raise_budgets(log: Log, budgets: dict[str, Any], say: str | None) -> None:
     """Write down what the person gives more of, and says. A run that its budget ended is opened again."""
     from openk2.agent.events import BudgetRaised, UserSaid
     from openk2.agent.prompts import GO_ON
+    from openk2.agent.state import State
 
     ended = log.finished is not None and log.finished.reason == "budget"
     for axis, limit in budgets.items():
         if log.finished is None or ended or say:
             log.append(BudgetRaised(axis=axis, limit=limit))
     if say or (ended and budgets):
-        log.append(UserSaid(text=say or GO_ON))
+        state = State.of(log.events)
+        asked = (e.message for e in state.everything() if e.seq == state.turn and e.message.role == "user")
+        go_on = GO_ON if state.habits.steer else next(asked).content  # who reads each message alone is asked again
+        log.append(UserSaid(text=say or go_on))
 
 
 def _tools(first: RunStarted, folder: Path) -> dict[str, Tool]:

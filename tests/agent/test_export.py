@@ -219,6 +219,7 @@ def test_more_budget_opens_a_run_that_its_budget_ended(home: Path, capsys: pytes
     assert run(["runs", "resume", "last", *where]) == 0  # gives what there is
     capsys.readouterr()
     assert run(["runs", "resume", "last", "--steps", "20", *where]) == 0
+    assert "Kenya" in capsys.readouterr().out  # the embedded model is told its question again: it reads no other word
     events = [event.type for event in read(next((home / "runs").iterdir()))]
     assert events.count("budget.raised") == 1 and events[-1] == "run.finished"
 
