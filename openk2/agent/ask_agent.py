@@ -6,6 +6,7 @@ A call that was interrupted goes on where its helper stopped.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 from collections import Counter
@@ -32,6 +33,8 @@ from openk2.agent.events import ChildFinished, ChildStarted
 from openk2.agent.log import Log
 from openk2.agent.loop import Loop, More
 from openk2.agent.sources import cited, shown_lines
+from openk2.chat.messages import ToolCall
+from openk2.errors import UserError
 from openk2.providers.base import Provider
 from openk2.tools.base import Tool, ToolError, tool
 
@@ -56,6 +59,8 @@ def loop_for(
     depth: int = 0,
 ) -> Loop:
     """The loop of a run with all its tools, `ask_agent` among them where the log names it."""
+    if approve is not None and depth == 0:
+        approve = _one_at_a_time(approve)
     helpers = Helpers(provider, tools, watch, approve, depth) if NAME in log.started.tools and depth < DEPTH else None
     own = {NAME: helpers.tool()} if helpers else {}
     loop = Loop(
@@ -155,6 +160,9 @@ class Helpers:
             keep_back(host.ledger, int(loop.state.habits.steer))
             try:
                 end = await finish(loop)
+            except UserError:
+                record(host, ended(name, loop.state, "error", ""))  # what it used counts
+                raise
             finally:
                 keep_back(host.ledger, -unsaid(loop))
             answer = with_lines(end.answer, log)
@@ -164,10 +172,23 @@ class Helpers:
     def _name(self, host: Host, task: str) -> str:
         """A helper that was begun for such a call and not used, else a new one. Nobody else gets it meanwhile."""
         begun = [event for event in host.log.events if isinstance(event, ChildStarted)]
-        mine = next((event.child for event in begun if event.task == task and event.child not in self._taken), None)
+        failed = {e.child for e in host.log.events if isinstance(e, ChildFinished) and e.reason == "error"}
+        gone = self._taken | failed
+        mine = next((event.child for event in begun if event.task == task and event.child not in gone), None)
         name = mine or str(1 + max((int(child) for child in {*self._taken, *(e.child for e in begun)}), default=0))
         self._taken.add(name)
         return name
+
+
+def _one_at_a_time(approve: Approve) -> Approve:
+    """Helpers work at the same time; the person is asked one thing after another."""
+    asking = asyncio.Lock()
+
+    async def ask(call: ToolCall, why: str) -> bool:
+        async with asking:
+            return await approve(call, why)
+
+    return ask
 
 
 def with_lines(answer: str, log: Log) -> str:
