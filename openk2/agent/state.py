@@ -225,7 +225,7 @@ class State:
         for reply in reversed(self.replies):
             if reply.seq <= self.turn or not is_empty(reply.message):
                 break
-            count += 1
+            count += reply.purpose != "notes"
         return count
 
     def best_answer(self) -> str:
