@@ -84,6 +84,7 @@ class Ledger:
         spent = spent or Spending()
         self.budget, self.parent, self.saves = budget, parent, saves
         self.steps, self.tokens, self.money = spent.steps, spent.usage.completion, spent.usage.money or 0.0
+        self.sharers = 1  # runs that reserve at the same time: of tokens and money none takes more than its part
         self._held_steps, self._held_tokens, self._held_money = 0, 0, 0.0
         self._clock = clock
         self._began = clock() - spent.seconds
@@ -166,7 +167,8 @@ class Ledger:
             left = budget.tokens - kept - self.tokens - self._held_tokens
             if left < (LEAST_TOKENS if keeps else 1):
                 raise Spent("tokens", budget.tokens, self.tokens)
-            caps.append(left)
+            part = (budget.tokens - kept - self.tokens) // self.sharers
+            caps.append(min(left, max(part, LEAST_TOKENS)))
         if budget.money is not None:
             if price is None:
                 raise UserError("The price of this model is not known, so its cost has no limit; say it with --price.")
@@ -178,5 +180,6 @@ class Ledger:
                 raise Spent("money", budget.money, self.money)
             a_token = price.cost(Usage(completion=1_000_000)) / 1e6
             reading = price.cost(Usage(prompt=prompt))
-            caps.append(int((left_money - reading) / a_token) if a_token else REPLY_TOKENS)
+            part_money = max(least, (budget.money - kept - self.money) / self.sharers)
+            caps.append(int((min(left_money, part_money) - reading) / a_token) if a_token else REPLY_TOKENS)
         return caps

@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from itertools import groupby
-from typing import Any, Protocol, TypeVar
+from typing import Any, Literal, Protocol, TypeVar
 
 from openk2.agent import policy, prompts
 from openk2.agent.events import Approval, Event, ToolFinished, ToolStarted
@@ -120,7 +120,7 @@ class Calls:
         return tool is not None and (tool.idempotent or tool.parallel)
 
 
-def _origin(tool: Tool, result: ToolResult) -> Any:
+def _origin(tool: Tool, result: ToolResult) -> Literal["", "outside", "private", "both"]:
     outside = tool.untrusted or result.source.startswith(("http://", "https://"))
     if outside and tool.private:
         return "both"

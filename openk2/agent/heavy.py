@@ -127,17 +127,11 @@ class Heavy:
         done: dict[int, Trajectory] = {}
         failed: dict[int, UserError] = {}
         open_paths: list[Path] = []
+        for number in range(1, self.setup.paths + 1):
+            event = self.state.children.get(str(number))
+            if isinstance(event, ChildFinished):
+                done[number] = self._trajectory(number, event.reason, event.answer)
         try:
-            for number in range(1, self.setup.paths + 1):
-                event = self.state.children.get(str(number))
-                if isinstance(event, ChildFinished):
-                    done[number] = self._trajectory(number, event.reason, event.answer)
-                    continue
-                try:
-                    open_paths.append(self._open(number))
-                except UserError as error:
-                    failed[number] = error
-            keep_back(self.paths_ledger, len(open_paths) * self.steer)
             await self._work(open_paths, done, failed)
             for number, error in failed.items() if done else ():
                 done[number] = self._ended(number, "error", "")
@@ -149,11 +143,24 @@ class Heavy:
             raise failed[min(failed)]
         return [done[number] for number in sorted(done)]
 
-    async def _work(
-        self, open_paths: Sequence[Path], done: dict[int, Trajectory], failed: dict[int, UserError]
-    ) -> None:
-        running = {asyncio.create_task(finish(path.loop)): path for path in open_paths}
+    async def _work(self, open_paths: list[Path], done: dict[int, Trajectory], failed: dict[int, UserError]) -> None:
+        running: dict[asyncio.Task[RunFinished], Path] = {}
+        todo = [number for number in range(1, self.setup.paths + 1) if number not in done]
+        keep_back(self.paths_ledger, len(todo) * self.steer)
+        self.paths_ledger.sharers = max(1, len(todo))
+        settled = agreement(list(done.values()), self.setup.paths, self.setup.agree)
         try:
+            for number in todo:
+                try:
+                    path = self._open(number)
+                except UserError as error:
+                    failed[number] = error
+                    keep_back(self.paths_ledger, -int(self.steer))
+                    continue
+                open_paths.append(path)
+                running[asyncio.create_task(finish(path.loop))] = path
+                if not settled:
+                    await asyncio.sleep(0)  # it asks while the next is being opened
             while running:
                 if agree := agreement(list(done.values()), self.setup.paths, self.setup.agree):
                     why = f"{_listed(agree)} of {self.setup.paths} agree, and what their tools have shown bears it out."
@@ -163,6 +170,7 @@ class Heavy:
                 for task in ready:
                     path = running.pop(task)
                     keep_back(self.paths_ledger, -unsaid(path.loop))
+                    self.paths_ledger.sharers = max(1, len(running))
                     error = task.exception()
                     if isinstance(error, UserError):
                         failed[path.number] = error
@@ -245,6 +253,7 @@ class Heavy:
             first = next((path for path in paths if path.state.finished), paths[0])
             said = first.state.finished.answer if first.state.finished else "No path came to an answer."
             return merging.Said(said, first.reason)
+        self.ledger.sharers = len(answered) if self.kind == "rsa" else 1
         settled = len(answered) == 1 or agreement(paths, self.setup.paths, self.setup.agree)
         return await merging.merge("vote" if settled else self.kind, paths, self._ask, seed=self._seed)
 

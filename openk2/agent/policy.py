@@ -34,5 +34,5 @@ def _is_given_address(values: dict[str, Any], state: State) -> bool:
         return False
     url = values["url"]
     said = (entry.message.content for entry in state.everything() if entry.message.role == "user")
-    shown = (r.content for r in state.results.values() if r.name == "search" and r.origin == "outside")
+    shown = (r.content for r in state.results.values() if r.name == "search" and r.origin in ("outside", "both"))
     return any(url in text.split() or f"({url})" in text for text in (*said, *shown))

@@ -22,7 +22,8 @@ from openk2.tools.index import Index
 if TYPE_CHECKING:
     from openk2.tools.web import Web
 
-TOOLS = ("search", "open", "find", "calculator", "python")
+TOOLS = ("search", "open", "find", "calculator", "python", "plan")
+JOURNAL = "python.jsonl"  # in the run's folder: what Python has run, to rebuild its state from
 STEPS = 300  # replies; what K2 Thinking was measured with
 Mode = Literal["chat", "agent", "heavy"]
 
@@ -223,6 +224,7 @@ class Setup:
             index=index,
             workspace=workspace,
             page_chars=page,
+            journal=workspace.parent / JOURNAL,
             resumed=ran,
             web=self.open_web(workspace.parent) if self.web else None,
             read_only=[Path(path) for path in self.docs],

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import platform
-import sys
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -88,9 +87,9 @@ def _library() -> dict[str, Any]:
 
 
 def _sandbox() -> dict[str, Any]:
-    """Each tier is tried by running code in it. The python tool takes the first that works."""
-    if sys.platform != "linux":
-        return {"python tool": _entry(False, "needs Linux; python calls are refused, everything else works")}
+    """Each tier is tried by running code in it. The python and shell tools take the first that works."""
+    if os.name != "posix":
+        return {"python tool": _entry(False, "needs Linux or macOS; python calls are refused, everything else works")}
     from openk2.sandbox.box import TIERS, probe
 
     return {report.tier: _entry(report.works, report.detail) for report in map(probe, TIERS)}

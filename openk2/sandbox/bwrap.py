@@ -9,7 +9,7 @@ from pathlib import Path
 from openk2.sandbox.policy import DEVICES
 
 WORKSPACE = "/workspace"
-PACKAGE = "/openk2"  # where the box sees this folder's files
+PACKAGE = "/openk2"  # the folder in the box below which it sees `openk2/sandbox`, and nothing else of ours
 SUPERVISOR_PID = 1  # with --as-pid-1 the supervisor is the init of its namespace: nobody in there can kill it
 
 
@@ -32,7 +32,8 @@ def arguments(
         options += ["--unshare-user"]  # a second one inside is refused by the system-call filter
     options += ["--hostname", "box", "--as-pid-1", "--new-session"]
     if drop_root:  # bwrap makes the folders above a mount for their owner only, which is root
-        above = {str(parent) for path in (*readable, *DEVICES) for parent in Path(path).parents if parent != Path("/")}
+        mounted = (*readable, *DEVICES, f"{PACKAGE}/openk2/sandbox")
+        above = {str(parent) for path in mounted for parent in Path(path).parents if parent != Path("/")}
         for folder in sorted(above - set(readable)):
             if not any(folder.startswith(f"{path}/") for path in readable):
                 options += ["--perms", "0755", "--dir", folder]
@@ -43,7 +44,7 @@ def arguments(
             options += ["--ro-bind", path, path]
     for path in DEVICES:
         options += ["--dev-bind-try", path, path]
-    options += ["--ro-bind", str(Path(__file__).parent), PACKAGE]
+    options += ["--ro-bind", str(Path(__file__).parent), f"{PACKAGE}/openk2/sandbox"]
     options += ["--bind", str(workspace), WORKSPACE]
     options += ["--remount-ro", "/"]  # the root of the box is a tmpfs: else code could fill memory there
     for key, value in environment.items():

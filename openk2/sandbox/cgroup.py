@@ -18,26 +18,33 @@ class Group:
 
     @classmethod
     def create(cls, memory: int, processes: int) -> Group | None:
-        """A group with these limits, or None where it cannot be made (the common case for a user without rights)."""
+        """A group with both limits, or None where it cannot be made (the common case for a user without rights).
+
+        Version 1: below our own groups. Version 2: beside our own group, in one that was delegated to us with both
+        controllers (a systemd user session is).
+        """
         name = f"openk2-{os.getpid()}-{next(_serial)}"
         limits = {"memory": {"memory.limit_in_bytes": memory}, "pids": {"pids.max": processes}}
         folders: list[Path] = []
+        held: set[str] = set()  # limits that have a group
         try:
             for controllers, path in _own_groups():
-                if controllers == "":  # version 2
-                    parent = (_ROOT / path).parent
-                    enabled = (parent / "cgroup.subtree_control").read_text().split()
-                    if {"memory", "pids"} <= set(enabled):
+                if controllers == "":  # version 2; beside version 1 it may be mounted elsewhere, or be empty
+                    if (parent := _delegated((_ROOT / path).parent)) is not None:
                         made = {"memory.max": memory, "memory.swap.max": 0, "pids.max": processes}
                         folders.append(_make(parent / name, made))
+                        held |= set(limits)
                     continue
                 for controller in set(controllers.split(",")) & set(limits):
                     folders.append(_make(_ROOT / controllers / path / name, limits[controller]))
+                    held.add(controller)
+            if not set(limits) <= held:
+                raise OSError("no controller for one of the limits")
         except OSError:
             for folder in folders:
                 _remove(folder)
             return None
-        return cls(folders) if folders else None
+        return cls(folders)
 
     def add(self, pid: int) -> None:
         for folder in self._folders:
@@ -62,6 +69,14 @@ def _own_groups() -> list[tuple[str, str]]:
     """(controllers, path below the mount) of this process; controllers are empty for version 2."""
     rows = (line.split(":", 2) for line in Path("/proc/self/cgroup").read_text().splitlines())
     return [(controllers, path.lstrip("/")) for _, controllers, path in rows]
+
+
+def _delegated(parent: Path) -> Path | None:
+    try:
+        enabled = (parent / "cgroup.subtree_control").read_text().split()
+    except OSError:
+        return None
+    return parent if {"memory", "pids"} <= set(enabled) else None
 
 
 def _make(folder: Path, limits: dict[str, int]) -> Path:

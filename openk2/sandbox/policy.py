@@ -7,6 +7,9 @@ import sys
 import sysconfig
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
+
+from openk2.errors import UserError
 
 MiB = 1 << 20
 
@@ -21,13 +24,19 @@ class Policy:
     open_files: int = 256
     file_size: int = 256 * MiB
     disk: int = 1024 * MiB  # what the workspace may grow by in one call
+    files: int = 20_000  # that one call may make
     output: int = 20_000  # kept of what one call prints; the middle is left out
     output_stop: int = 64 * MiB  # a call that prints more than this is stopped
+    rebuild: float = 20.0  # for running earlier calls again after the process was lost
+    read: tuple[str, ...] = ()  # files and folders of the person that code may read, at their own paths
+    # Hosts that code may reach by HTTP and HTTPS: names, `*.example.org` for all below one, `host:8080` for a port
+    # that is neither 80 nor 443; or every public host. Nothing on a private network, except what is named here.
+    network: tuple[str, ...] | Literal["public"] | None = None
 
 
 # Allow-lists only: a list of what is forbidden can always be walked around (/proc/self/root, ld.so, copies).
 SYSTEM_PATHS = ("/usr", "/lib", "/lib32", "/lib64", "/bin", "/sbin", "/etc/alternatives", "/etc/ld.so.cache")
-SYSTEM_FILES = ("/etc/localtime",)
+SYSTEM_FILES = ("/etc/localtime", "/etc/fonts")
 DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom")
 NIX_STORE = "/nix/store"  # programs there are linked against each other
 
@@ -46,18 +55,37 @@ def site_packages() -> list[str]:
     return sorted(path for path in paths if path and Path(path).is_dir())
 
 
-def readable_paths() -> list[str]:
-    """Every path that code in the box may read, beside its workspace. Only what exists."""
+# What programs check certificates with; only where there is a network. Private keys are in other folders.
+CERTIFICATES = ("/etc/ssl/certs", "/etc/ssl/cert.pem", "/etc/ssl/openssl.cnf", "/etc/ca-certificates")
+PROXY_PORT = 3128  # in the box, on its own loopback
+
+
+def readable_paths(policy: Policy) -> list[str]:
+    """Every path that code in the box may read, beside its workspace. Only what exists.
+
+    Raises UserError where the person named something to read that does not exist or is everything.
+    """
     prefixes = [sys.base_prefix, sys.base_exec_prefix, *site_packages()]
     if any(prefix.startswith(NIX_STORE) for prefix in prefixes):
         prefixes.append(NIX_STORE)
-    paths = [*SYSTEM_PATHS, *SYSTEM_FILES, *prefixes]
+    paths = [*SYSTEM_PATHS, *SYSTEM_FILES, *prefixes, *(CERTIFICATES if policy.network else ())]
     never = {"/", str(Path("~").expanduser())}
-    return [path for path in dict.fromkeys(paths) if path not in never and Path(path).exists()]
+    allowed = [path for path in dict.fromkeys(paths) if path not in never and Path(path).exists()]
+    for name in policy.read:
+        path = Path(name).expanduser()
+        if not path.exists():
+            raise UserError(f"{name} cannot be read in the sandbox: it does not exist.")
+        if path.resolve() == Path("/"):
+            raise UserError("The whole file system cannot be opened to the sandbox; name the folders that are needed.")
+        allowed.append(str(path.resolve()))
+    return list(dict.fromkeys(allowed))
 
 
-def environment(workspace: str) -> dict[str, str]:
+def environment(workspace: str, policy: Policy) -> dict[str, str]:
     """The whole environment in the box: nothing of the host's. One thread a library, a fixed hash seed."""
+    proxy = f"http://127.0.0.1:{PROXY_PORT}"
+    names = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
+    network = {name: proxy for upper in names for name in (upper, upper.lower())} if policy.network else {}
     return {
         "PATH": "/usr/local/bin:/usr/bin:/bin",
         "HOME": workspace,
@@ -69,7 +97,8 @@ def environment(workspace: str) -> dict[str, str]:
         "OMP_NUM_THREADS": "1",
         "OPENBLAS_NUM_THREADS": "1",
         "MKL_NUM_THREADS": "1",
-        "MPLBACKEND": "Agg",
+        "MPLBACKEND": "module://openk2_figures",
+        **network,
     }
 
 

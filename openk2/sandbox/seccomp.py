@@ -1,7 +1,8 @@
 """The system-call filter, assembled by hand as classic BPF for x86_64 and aarch64: nothing has to be installed.
 
-Refused are: every socket but a connected pair, new namespaces, mounts, tracing, kernel keys, io_uring, bpf, performance
-counters, handles, shared memory outside the memory limit, signals sent by handle, and every call younger than the list.
+Refused are: every socket but a connected pair (and TCP in a box that has a network of its own), new namespaces, mounts,
+tracing, kernel keys, io_uring, bpf, performance counters, handles, shared memory outside the memory limit, signals sent
+by handle, changing how another process is scheduled, and every call younger than the list.
 Calls that Landlock does not govern (chmod, utime, truncate by path) are refused or do nothing.
 
 Structure and constants: linux/seccomp.h, linux/filter.h, linux/audit.h; `man 2 seccomp`.
@@ -39,6 +40,8 @@ CALLS: dict[str, tuple[int | None, int | None]] = {
     "inotify_add_watch": (254, 27), "memfd_create": (319, 279), "shmget": (29, 194), "shmat": (30, 196),
     "shmctl": (31, 195), "semget": (64, 190), "semctl": (66, 191), "msgget": (68, 186), "msgctl": (71, 187),
     "mq_open": (240, 180), "mq_unlink": (241, 181), "seccomp": (317, 277), "nfsservctl": (180, 42),
+    "setpriority": (141, 140), "ioprio_set": (251, 30), "sched_setaffinity": (203, 122), "sched_setattr": (314, 274),
+    "sched_setscheduler": (144, 119), "sched_setparam": (142, 118),
 }  # fmt: skip
 
 DENIED = (
@@ -53,6 +56,9 @@ DENIED = (
     "inotify_add_watch", "memfd_create", "shmget", "shmat", "shmctl", "semget", "semctl", "msgget", "msgctl",
     "mq_open", "mq_unlink", "seccomp", "nfsservctl",
 )  # fmt: skip
+# What a box with a network of its own may do beside: TCP, which there leads to its own loopback and no further.
+OF_A_NETWORK = ("socket", "bind", "listen", "accept", "accept4", "connect")
+AF_INET, AF_INET6, SOCK_STREAM = 2, 10, 1
 # Libraries copy modes and times after copying a file and fail if they cannot: these succeed and change nothing.
 IGNORED = ("chmod", "fchmodat", "utime", "utimes", "futimesat", "utimensat")
 UNSUPPORTED = ("setxattr", "lsetxattr", "fsetxattr", "removexattr", "lremovexattr", "fremovexattr")
@@ -65,6 +71,7 @@ YOUNG_ALLOWED = (436, 439, 441, 449, 451, 453, 454, 455, 456, 462)
 NAMESPACES = 0x7E020000  # CLONE_NEWNS | NEWCGROUP | NEWUTS | NEWIPC | NEWUSER | NEWPID | NEWNET
 TERMINAL_AND_OWNER = (0x5412, 0x541C, 0x8901, 0x8902)  # TIOCSTI, TIOCLINUX, FIOSETOWN, SIOCSPGRP
 F_SETOWN, F_SETOWN_EX = 8, 15
+PRIO_PROCESS, IOPRIO_WHO_PROCESS = 0, 1
 SET_ID_BITS = 0o6000
 X32_BIT = 0x40000000
 
@@ -80,7 +87,7 @@ def supported(machine: str | None = None) -> bool:
     return (machine or os.uname().machine) in _MACHINES
 
 
-def box_filter(machine: str | None = None) -> bytes:
+def box_filter(machine: str | None = None, *, network: bool = False) -> bytes:
     """The filter of the whole box. Raises KeyError for a machine it is not written for."""
     audit, column = _MACHINES[machine or os.uname().machine]
     code = _preamble(audit)
@@ -91,7 +98,7 @@ def box_filter(machine: str | None = None) -> bytes:
     code += [(_JGE, 0, 1, FIRST_YOUNG), _deny(errno.ENOSYS)]
     for names, answer in ((DENIED, errno.EPERM), (IGNORED, 0), (UNSUPPORTED, errno.EOPNOTSUPP)):
         for name in names:
-            if (number := CALLS[name][column]) is not None:
+            if (number := CALLS[name][column]) is not None and not (network and name in OF_A_NETWORK):
                 code += [(_JEQ, 0, 1, number), _deny(answer)]
     blocks: dict[str, list[Instruction]] = {
         "clone": [_argument(0), *_if_bits(NAMESPACES)],
@@ -103,8 +110,17 @@ def box_filter(machine: str | None = None) -> bytes:
         "creat": [_argument(1), *_if_bits(SET_ID_BITS)],
         "open": [*_truncating(1), _argument(2), *_if_bits(SET_ID_BITS)],
         "openat": [*_truncating(2), _argument(3), *_if_bits(SET_ID_BITS)],
-        "prlimit64": [_argument(0), (_JEQ, 1, 0, 0), _deny(errno.EPERM)],
+        "prlimit64": [_argument(0), *_only(0)],
+        # Of itself alone: the kernel lets a process reschedule all others of its user.
+        "setpriority": [_argument(0), *_only(PRIO_PROCESS), _argument(1), *_only(0)],
+        "ioprio_set": [_argument(0), *_only(IOPRIO_WHO_PROCESS), _argument(1), *_only(0)],
+        **{name: [_argument(0), *_only(0)] for name in CALLS if name.startswith("sched_set")},
     }
+    if network:
+        family = [_argument(0), (_JEQ, 2, 0, AF_INET), (_JEQ, 1, 0, AF_INET6), _deny(errno.EPERM)]
+        kind = [_argument(1), (_AND, 0, 0, 0xF), (_JEQ, 1, 0, SOCK_STREAM), _deny(errno.EPERM)]
+        protocol = [_argument(2), (_JEQ, 2, 0, 0), (_JEQ, 1, 0, 6), _deny(errno.EPERM)]
+        blocks["socket"] = [*family, *kind, *protocol]
     return _assemble(code + _blocks(blocks, column))
 
 
@@ -153,6 +169,10 @@ def _argument(index: int) -> Instruction:
 
 def _if_equal(value: int) -> list[Instruction]:
     return [(_JEQ, 0, 1, value), _deny(errno.EPERM)]
+
+
+def _only(value: int) -> list[Instruction]:
+    return [(_JEQ, 1, 0, value), _deny(errno.EPERM)]
 
 
 def _if_bits(mask: int) -> list[Instruction]:

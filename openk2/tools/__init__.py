@@ -22,7 +22,7 @@ SEARCHING = ("search", "open", "find")
 FILES = ("read_file", "write_file", "edit_file", "list_files", "grep")
 BROWSING = ("browse", "click", "type", "scroll", "back")
 MOONSHOT = "$web_search"
-ALL = (*BUILT_IN, "fetch", *FILES, "plan", *BROWSING, MOONSHOT)
+ALL = (*BUILT_IN, "shell", "fetch", *FILES, "plan", *BROWSING, MOONSHOT)
 
 
 def toolset(
@@ -33,6 +33,7 @@ def toolset(
     sandbox: Tier | None = None,
     policy: Policy | None = None,
     page_chars: int | None = None,
+    journal: Path | None = None,
     resumed: bool = False,
     web: Web | None = None,
     read_only: Sequence[Path] = (),
@@ -42,16 +43,21 @@ def toolset(
 
     `search`, `open` and `find` need an `index` or the `web`; `fetch` and the browser need the `web`; `python`, the
     browser and the files need a `workspace`, the only folder they may write to. `sandbox`: the boundary python must run
-    in; None is the strongest that works here. `page_chars`: what `open` shows at once. `resumed`: python ran before in
-    this run and its variables are gone. `read_only`: folders of the person's that the file tools may read. `private`:
+    in; None is the strongest that works here; `shell` shares its box. `page_chars`: what `open` shows at once.
+    `journal`: the file, outside the workspace, that a lost Python process is rebuilt from. `resumed`: python ran before
+    in this run. `read_only`: folders of the person's that the file tools may read. `private`:
     the documents of the index are the person's own. Raises UserError for an unknown name and for one that lacks what
     it needs.
     """
 
-    def python() -> dict[str, Tool]:
+    def boxed() -> dict[str, Tool]:
+        from openk2.sandbox.box import Box
         from openk2.tools.python import python_tool
+        from openk2.tools.shell import shell_tool
 
-        return {"python": python_tool(_workspace("python", workspace), policy, sandbox, resumed=resumed)}
+        place = _workspace("python", workspace)
+        box = Box(place, policy, sandbox, journal=journal, resumed=resumed)
+        return {"python": python_tool(box), "shell": shell_tool(box)}
 
     def calculator() -> dict[str, Tool]:
         from openk2.tools.calculator import calculator
@@ -93,8 +99,9 @@ def toolset(
         return {MOONSHOT: moonshot_search()}
 
     groups: dict[str, Callable[[], dict[str, Tool]]] = {
-        "python": python, "calculator": calculator, **dict.fromkeys((*SEARCHING, "fetch"), documents),
-        **dict.fromkeys(FILES, files), "plan": plan, **dict.fromkeys(BROWSING, browser), MOONSHOT: moonshot,
+        **dict.fromkeys(("python", "shell"), boxed), "calculator": calculator,
+        **dict.fromkeys((*SEARCHING, "fetch"), documents), **dict.fromkeys(FILES, files),
+        "plan": plan, **dict.fromkeys(BROWSING, browser), MOONSHOT: moonshot,
     }  # fmt: skip
     if names is None:
         searches = index is not None or web is not None

@@ -101,6 +101,19 @@ def say_within(step: Message):
     return lambda messages: step if messages[-1].role != "user" or len(messages) < 4 else say("1931, I think.")
 
 
+@pytest.mark.parametrize("budget", [Budget(tokens=3000), Budget(money=0.003)])
+def test_no_path_reserves_what_the_others_need(tmp_path: Path, budget: Budget) -> None:
+    """A reply may take up to all that is left, and eight are being written at the same time."""
+    provider = Scripts(
+        {n: [call(SUM), say(f"It was {1900 + n}.")] for n in range(1, 9)},
+        price=Price(0.1, 0.1, 1.0),
+        seconds=lambda number: 0.01 * number,
+    )
+    end = work(begin(tmp_path / "r", budget=budget), provider, TOOLS)
+    assert set(ends(tmp_path / "r").values()) == {"stop"} and end.steps == 16
+    assert all(limits.max_tokens and limits.max_tokens <= 3000 // 8 for _, _, limits in provider.asked[:8])
+
+
 def test_each_path_keeps_back_its_last_answer(tmp_path: Path) -> None:
     steps = [say_within(call(("calculator", f'{{"expression": "{n}+1"}}'))) for n in range(60)]
     provider = Scripts(dict.fromkeys(range(1, 9), steps), seconds=lambda number: 0.001 * number)
@@ -177,7 +190,7 @@ def test_cancelled_and_resumed_nothing_is_asked_twice(tmp_path: Path) -> None:
     steps = [call(SUM), call(("calculator", '{"expression": "2+2"}')), say("1931")]
     scripts = dict.fromkeys(range(1, 5), steps)
     slow = Scripts(scripts, seconds=lambda number: 0.0 if number == 1 else 0.2)
-    asyncio.run(work_until(begin(tmp_path / "r", paths=4), slow, TOOLS, 5))
+    asyncio.run(work_until(begin(tmp_path / "r", paths=4, agree=0), slow, TOOLS, 5))
     assert ends(tmp_path / "r") == {"1": "stop"}
     assert not log.in_use(tmp_path / "r" / "paths/2")
     end = work(log.Log.open(tmp_path / "r"), Scripts(scripts), TOOLS)

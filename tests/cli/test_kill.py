@@ -72,7 +72,6 @@ def check(folder: Path) -> None:
     assert max(effects.values()) == 1, "python code ran twice"
     results = [e.content for e in events if isinstance(e, ToolFinished) and e.name == "python"]
     for step, text in enumerate(results):
-        assert re.fullmatch(
-            rf"(The Python process was restarted.*\n)?{step * 111}|interrupted, outcome unknown.*", text
-        )
+        ran = rf"(The Python process was restarted.*\n)?{step * 111}\nFiles: effects.txt"
+        assert re.fullmatch(rf"{ran}|interrupted, outcome unknown.*", text)
     assert len(effects) + sum(text.startswith("interrupted") for text in results) >= STEPS

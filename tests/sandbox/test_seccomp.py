@@ -55,6 +55,8 @@ def test_the_filter(machine: str):
     assert ask("prlimit64", 0) == seccomp.ALLOW and ask("prlimit64", 77) == refused
     assert ask("ioctl", 0, 0x5412) == refused and ask("ioctl", 0, 0x5401) == seccomp.ALLOW
     assert ask("fcntl", 0, 8) == refused and ask("fcntl", 0, 2) == seccomp.ALLOW
+    assert ask("setpriority", 0, 0) == seccomp.ALLOW and ask("setpriority", 0, 9) == ask("setpriority", 2, 0) == refused
+    assert ask("sched_setaffinity", 0) == seccomp.ALLOW and ask("sched_setaffinity", 77) == refused
     for young, allowed in ((435, False), (425, False), (444, False), (9999, False), (436, True), (439, True)):
         assert (answer(program, arch, young) == seccomp.ALLOW) == allowed, young
     read = 0 if machine == "x86_64" else 63
@@ -62,6 +64,20 @@ def test_the_filter(machine: str):
     assert answer(program, 0x40000003, read) == seccomp.KILL  # the 32-bit table
     if machine == "x86_64":
         assert answer(program, arch, 0x40000000) == seccomp.ERRNO | errno.ENOSYS
+
+
+@pytest.mark.parametrize("machine", ["x86_64", "aarch64"])
+def test_a_network_of_its_own_has_tcp_only(machine: str):
+    program, column = seccomp.box_filter(machine, network=True), ["x86_64", "aarch64"].index(machine)
+
+    def ask(name: str, *arguments: int) -> bool:
+        number = seccomp.CALLS[name][column]
+        assert number is not None
+        return answer(program, AUDIT[machine], number, arguments) == seccomp.ALLOW
+
+    assert ask("socket", 2, 1 | 0o2000000, 6) and ask("socket", 10, 1, 0) and ask("connect", 3)
+    refused = [(1, 1, 0), (2, 2, 0), (2, 3, 1), (16, 3, 0), (17, 3, 0), (40, 1, 0), (2, 1, 262), (10, 2, 17)]
+    assert not any(ask("socket", *kind) for kind in refused) and not ask("ptrace")
 
 
 @pytest.mark.parametrize("machine", ["x86_64", "aarch64"])

@@ -96,18 +96,20 @@ def test_a_server_that_dies_is_restarted_once_and_then_reported(tmp_path: Path) 
 def test_a_call_that_takes_too_long_ends_and_the_server_stays(tmp_path: Path) -> None:
     async def work(servers: Servers) -> None:
         begin = time.monotonic()
-        late = await call(servers.tools["stub_sleep"], seconds=1.5)
-        assert late.is_error and "did not answer in 0.5 seconds" in late.content and time.monotonic() - begin < 1.4
-        await asyncio.sleep(1.2)
-        assert (await call(servers.tools["stub_add"], a=1, b=1)).content.split("\n")[1] == "2"
+        late = await call(servers.tools["stub_sleep"], seconds=4)
+        assert late.is_error and "did not answer in 1 seconds" in late.content and time.monotonic() - begin < 3.5
+        result, tries = late, 0
+        while result.is_error and tries < 10:  # it may still be busy with the late call
+            result, tries = await call(servers.tools["stub_add"], a=1, b=1), tries + 1
+        assert result.content.split("\n")[1] == "2" and not servers.problems
 
-    with_servers(tmp_path, work, program(timeout=0.5))
+    with_servers(tmp_path, work, program(timeout=1))
 
 
 def test_servers_that_are_not_there_are_told_and_the_others_work(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(client, "START_SECONDS", 3.0)
+    monkeypatch.setattr(client, "START_SECONDS", 7.0)
 
     async def work(servers: Servers) -> None:
         assert "good_add" in servers.tools and len(servers.problems) == 3

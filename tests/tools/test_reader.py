@@ -147,8 +147,8 @@ BOMBS = {
 
 
 def test_bombs_end_with_a_sentence_or_a_bounded_text(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reader, "SECONDS", 4.0)
-    monkeypatch.setattr(reader, "MEMORY", 700 << 20)
+    monkeypatch.setattr(reader, "SECONDS", 1.5)
+    monkeypatch.setattr(reader, "MEMORY", 600 << 20)
 
     async def one(name: str, limit: asyncio.Semaphore) -> None:
         async with limit:
