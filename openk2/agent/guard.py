@@ -143,6 +143,7 @@ class Babble:
     TIMES = 12
 
     def __init__(self) -> None:
+        self.heard = False
         self._tail = ""
         self._next = self.LOOK
 
@@ -152,7 +153,8 @@ class Babble:
             return False
         self._tail = self._tail[-self.LOOK :]
         self._next = self.LOOK + self.EVERY
-        return self._repeats()
+        self.heard = self.heard or self._repeats()
+        return self.heard
 
     def _repeats(self) -> bool:
         """Whether the text is made of a few lines, or of one short piece without lines, many times over."""

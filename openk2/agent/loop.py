@@ -2,28 +2,25 @@
 
 Where it stands is read from the log, so a run that was killed goes on by calling `run` again: finished calls keep their
 results, a call in flight is repeated only if its tool says that this is safe. What else a step may need stands in
-files of its own: `guard` (circles), `ladder` (the window), `verify` (the answer), `budget`, `calls` (running them).
+files of its own: `asking` (one reply), `calls` (running them), `guard` (circles), `ladder` (the window), `verify` (the
+answer), `budget`.
 """
 
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Awaitable, Callable, Mapping
-from contextlib import aclosing
 from dataclasses import replace
-from typing import Any, Literal, TypeVar
+from typing import TypeVar
 
 from openk2.agent import context, guard, ladder, prompts, verify
+from openk2.agent.asking import Asking, Purpose
 from openk2.agent.budget import Budget, Ledger, Spent
 from openk2.agent.calls import Approve, Calls
 from openk2.agent.events import (
     BudgetRaised,
     BudgetSpent,
     Event,
-    Guarded,
-    Note,
-    ReplyReceived,
     RunFinished,
     RunReason,
     RunResumed,
@@ -33,15 +30,13 @@ from openk2.agent.events import (
 from openk2.agent.log import Log
 from openk2.agent.results import with_results
 from openk2.agent.state import State, limits
-from openk2.chat.messages import Message
 from openk2.errors import UserError
-from openk2.providers.base import Delta, Limits, Provider, Reply, WindowFull
+from openk2.providers.base import Delta, Limits, Provider, WindowFull
 from openk2.tools.base import Tool
 
 E = TypeVar("E", bound=Event)
 Watch = Callable[[Event | Delta], None]
 More = Callable[[BudgetSpent], Awaitable[float | None]]
-Purpose = Literal["step", "answer", "notes"]
 
 NO_ANSWER = "The model thought about the question but wrote no answer; ask again, or in other words."
 NO_ROOM = (
@@ -50,7 +45,6 @@ NO_ROOM = (
 )
 STUCK = "No answer was reached: the run went in circles. Ask in other words, or use a stronger model."
 EMPTY_REPLIES = 2  # in a row: the first is asked for again
-SECOND_TEMPERATURE = 0.7  # a greedy model would only repeat the empty reply
 
 
 class Loop:
@@ -76,10 +70,9 @@ class Loop:
         self.state = State.of(log.events)
         self.tools = with_results(tools, lambda: self.state) if tools else {}
         self.calls = Calls(self.tools, lambda: self.state, self._append, approve)
-        self.specs = [tool.spec() for tool in self.tools.values()]
-        self.partial = ""  # content of the reply that is being written
+        specs = [tool.spec() for tool in self.tools.values()]
+        self.asking = Asking(provider, specs, self.state, self._append, lambda piece: self.watch(piece))
         self._said: list[str] = []
-        self._digest = context.Digest(self.specs)
 
     def steer(self, text: str) -> None:
         """Say something to the model while it works; it reads it before its next reply."""
@@ -118,7 +111,7 @@ class Loop:
             while self._said:
                 self._append(UserSaid(text=self._said.pop(0)))
             if answer := state.answered:
-                if answer.finish_reason == "length":
+                if answer.finish_reason == "length":  # by its own limit, or by what the budget had left
                     self.ledger.check(context.tokens(state), self.provider.price)
                 if check := verify.next_check(state):
                     self._append(check)
@@ -143,61 +136,7 @@ class Loop:
                     return self._finish("length", state.best_answer() or NO_ROOM)
 
     async def _ask(self, purpose: Purpose = "step", word: str = "") -> None:
-        """One reply, on disk before anything depends on it. `word` ends the conversation for this reply alone."""
-        state, last = self.state, purpose == "answer"
-        conversation = context.messages(state)
-        if word:
-            conversation = [*conversation, Message("user", word)]
-        grant = self.ledger.reserve(
-            prompt=context.tokens(state), price=self.provider.price, wanted=self.limits.max_tokens, last=last
-        )
-        asked = replace(self.limits, max_tokens=grant.tokens)
-        if self.budget.thinking is not None:
-            asked = replace(asked, thinking_tokens=self.budget.thinking)
-        if word:
-            asked = replace(asked, tool_choice="none")
-        if again := state.empty_replies:
-            self._append(Note(text="The reply held neither an answer nor a call; asking again."))
-            asked = replace(asked, temperature=asked.temperature or SECOND_TEMPERATURE, seed=(asked.seed or 0) + again)
-        begin, reply = time.monotonic(), None
-        try:
-            reply = await self._listen(self.provider.stream(conversation, self.specs, asked))
-        finally:
-            self.ledger.settle(grant, reply.usage if reply else None)
-        if reply is None:
-            return
-        self._append(
-            ReplyReceived(
-                message=reply.message,
-                usage=reply.usage,
-                finish_reason=reply.finish_reason,
-                seconds=round(time.monotonic() - begin, 4),
-                purpose=purpose,
-                request=self._digest.of(conversation),
-                window=self.provider.window,
-            )
-        )
-        self.partial = ""
-
-    async def _listen(self, stream: Any) -> Reply | None:
-        """The reply at the end of a stream; None where it repeated itself without end and was stopped."""
-        babble, self.partial = guard.Babble(), ""
-        async with aclosing(stream):
-            async for piece in stream:
-                if isinstance(piece, Reply):
-                    return piece
-                if piece.kind == "retry":
-                    babble, self.partial = guard.Babble(), ""
-                    self._append(Note(text=piece.text))
-                elif piece.kind == "content":
-                    self.partial += piece.text
-                self.watch(piece)
-                if piece.kind in ("reasoning", "content") and babble.feed(piece.text):
-                    before = sum(event.kind == "babble" for event in self.state.guards)
-                    action = "nudge" if before < 2 and self.state.habits.steer else "stop"
-                    self._append(Guarded(kind="babble", action=action, text=prompts.BABBLE))
-                    return None
-        raise UserError(f"The model {self.provider.name} ended its stream without a reply; resume to try again.")
+        await self.asking.reply(self.ledger, self.limits, purpose, word)
 
     async def _make_room(self, *, forced: bool = False) -> bool:
         """Put something away; False where nothing is left that could be."""
@@ -223,8 +162,10 @@ class Loop:
         assert self.state.started is not None
         self.budget = Budget.from_json(limits(self.state.started, self.state.raised))
         self.limits = Limits(**self.state.started.limits)
+        if self.budget.thinking is not None:
+            self.limits = replace(self.limits, thinking_tokens=self.budget.thinking)
         spent = replace(self.state.spent)
-        self.ledger = Ledger(self.budget, spent, parent=self.parent, saves=self.state.habits.steer and bool(self.specs))
+        self.ledger = Ledger(self.budget, spent, parent=self.parent, saves=self.state.habits.steer and bool(self.tools))
 
     def _out_of_time(self) -> Spent:
         try:
@@ -248,14 +189,14 @@ class Loop:
     async def _end_on_budget(self, spent: Spent) -> RunFinished:
         """The best answer that is there, or one last reply for it from what was kept back."""
         self._append(spent.event())
-        said = self.partial.strip()
+        said = self.asking.partial.strip()
         self.calls.give_up()
-        if self.state.habits.steer and self.specs and self.state.replies:
+        if self.state.habits.steer and self.tools and self.state.replies:
             try:
                 async with asyncio.timeout(self.ledger.seconds_left(last=True)):
                     await self._ask("answer", prompts.LAST_CALL)
             except (Spent, TimeoutError, WindowFull):
-                said = self.partial.strip() or said
+                said = self.asking.partial.strip() or said
             else:
                 said = ""
                 self.calls.give_up()
