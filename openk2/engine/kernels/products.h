@@ -66,8 +66,8 @@ template <int R> struct Ahead {
     const char *at;
     Ahead(const void *tile, int64_t row_bytes)
         : at(static_cast<const char *>(tile) + std::max<int64_t>(2 * R * row_bytes, 8192)) {}
-    void fetch(int64_t line) const {
-        for (int r = 0; r < R; r++) __builtin_prefetch(at + (line * R + r) * 64, 0, 2);
+    void fetch(int64_t line, int first = 0, int step = 1) const {
+        for (int r = first; r < R; r += step) __builtin_prefetch(at + (line * R + r) * 64, 0, 2);
     }
 };
 
@@ -116,11 +116,10 @@ template <class T> struct Plain {
     template <int R, int N>
     void side_by_side(const T *const *w, const float *const *x, int64_t n, Floats (*whole)[N]) const {
         const Ahead<R> ahead(w[0], stride * int64_t(sizeof(T)));
-        for (int part = 0; part < PARTS; part++) {
-            Floats total[R][N] = {};
-            for (int64_t k = part * LANES; k + LANES <= n; k += PARTIAL) {
-                if (part == 0)
-                    for (int64_t i = 0; i < LINES; i++) ahead.fetch(k / PARTIAL * LINES + i);
+        constexpr int TOGETHER = R * N * PARTS <= (MANY_REGISTERS ? 24 : 9) ? PARTS : 1;
+        for (int part = 0; part < PARTS; part += TOGETHER) {
+            Floats total[TOGETHER][R][N] = {};
+            auto step = [&](int64_t k, int p) __attribute__((always_inline)) {
                 Floats a[R];
                 for (int r = 0; r < R; r++) {
                     a[r] = load(w[r] + k);
@@ -129,11 +128,22 @@ template <class T> struct Plain {
                 for (int t = 0; t < N; t++) {
                     Floats b = load(x[t] + k);
                     keep(b);
-                    for (int r = 0; r < R; r++) total[r][t] += a[r] * b;
+                    for (int r = 0; r < R; r++) total[p][r][t] += a[r] * b;
                 }
+            };
+            int64_t k = part * LANES;
+            for (; k + (TOGETHER - 1) * LANES + LANES <= n; k += PARTIAL) {
+                for (int64_t i = 0; i < LINES; i++) ahead.fetch(k / PARTIAL * LINES + i, part, PARTS / TOGETHER);
+                for (int p = 0; p < TOGETHER; p++) step(k + p * LANES, p);
             }
+            if constexpr (TOGETHER > 1)
+                for (int p = 0; k + LANES <= n; k += LANES, p++) step(k, p);
             for (int r = 0; r < R; r++)
-                for (int t = 0; t < N; t++) whole[r][t] = part == 0 ? total[r][t] : whole[r][t] + total[r][t];
+                for (int t = 0; t < N; t++) {
+                    if (part == 0) whole[r][t] = total[0][r][t];
+                    else whole[r][t] += total[0][r][t];
+                    for (int p = 1; p < TOGETHER; p++) whole[r][t] += total[p][r][t];
+                }
         }
     }
 };
