@@ -78,33 +78,41 @@ inline void rotate(const float *x, const float *turn, int64_t n, float *y) {
     }
 }
 
-struct Product {  // y[t] (+)= matrix . x[t]
+struct Product {  // y[t] (+)= matrix . x[t] for t < tokens
     const Matrix *matrix;
     const float *const *x;
     float *const *y;
+    int64_t tokens;
     bool add;
+    int64_t step, border;  // rows of a task; tasks up to the end of this product: set by multiply_all
 };
 
-// Rows a task: enough bytes that fetching a task costs little, few enough that all threads have work.
-inline int64_t rows_a_task(const Matrix &m, int threads) {
-    if (threads <= 1) return m.rows;
-    const int64_t share = m.rows / (threads * 4) / ROWS * ROWS;
-    return std::max(ROWS, std::min<int64_t>(share, 512));
+inline int64_t row_bytes(const Matrix &m) {
+    return m.format == FP32 ? 4 * m.columns : m.format == BF16 ? 2 * m.columns : m.columns / 2 + 2 * m.columns / m.group;
 }
 
-void multiply_all(std::initializer_list<Product> products, int64_t tokens, int threads) {
-    std::vector<int64_t> borders{0};
-    for (const Product &p : products) {
-        const int64_t step = rows_a_task(*p.matrix, threads);
-        borders.push_back(borders.back() + (p.matrix->rows + step - 1) / step);
+// Tasks of about as many bytes each: few enough that a task is worth fetching, enough that all threads end together.
+void multiply_all(Product *products, int64_t count, int threads) {
+    int64_t bytes = 0, tasks = 0;
+    for (int64_t i = 0; i < count; i++) bytes += products[i].matrix->rows * row_bytes(*products[i].matrix);
+    const int64_t share = bytes / (threads * 8);
+    for (int64_t i = 0; i < count; i++) {
+        Product &p = products[i];
+        const int64_t rows = share / row_bytes(*p.matrix) / ROWS * ROWS;
+        p.step = threads <= 1 ? p.matrix->rows : std::max(ROWS, std::min<int64_t>(rows, 512));
+        p.border = tasks += (p.matrix->rows + p.step - 1) / p.step;
     }
-    parallel(borders.back(), threads, [&](int64_t task) {
-        size_t which = 0;
-        while (task >= borders[which + 1]) which++;
-        const Product &p = products.begin()[which];
-        const int64_t step = rows_a_task(*p.matrix, threads), begin = (task - borders[which]) * step;
-        multiply(*p.matrix, begin, std::min(begin + step, p.matrix->rows), p.x, tokens, p.y, p.add);
+    parallel(tasks, threads, [&](int64_t task) {
+        const Product &p = *std::upper_bound(products, products + count, task,
+                                             [](int64_t task, const Product &p) { return task < p.border; });
+        const int64_t own = (p.matrix->rows + p.step - 1) / p.step, begin = (task - (p.border - own)) * p.step;
+        multiply(*p.matrix, begin, std::min(begin + p.step, p.matrix->rows), p.x, p.tokens, p.y, p.add);
     });
+}
+
+void multiply_all(std::initializer_list<Product> products, int threads) {
+    std::vector<Product> list(products);
+    multiply_all(list.data(), int64_t(list.size()), threads);
 }
 
 // A few vectors are rounded faster than other threads wake.
@@ -165,9 +173,10 @@ class Step {
     int64_t tokens = 0;
     // One set a thread: the next call finds the memory it needs.
     struct Space {
-        Table x, h, rounded, low, query, latent, heads, more, scores, active, ready;
+        Table x, h, rounded, low, query, latent, heads, more, scores, gate, up, ready;
         std::vector<Group> groups;
         std::vector<Piece> pieces;
+        std::vector<Product> products;
         std::vector<int64_t> chosen, slots;
         std::vector<float> mix, weights;
         std::vector<const float *> inputs;
@@ -201,15 +210,14 @@ class Step {
         low.shape(tokens, first.rows);
         latent.shape(tokens, m.rank + m.rope);
         const Table &input = as_read_by(first, h, tokens, own.rounded, threads_);
-        multiply_all({{&first, input.in(), low.out(), false},
-                      {&layer.latent, as_read_by(layer.latent, h, tokens, own.more, threads_).in(), latent.out(), false}},
-                     tokens, threads_);
+        const Table &other = as_read_by(layer.latent, h, tokens, own.more, threads_);
+        multiply_all({{&first, input.in(), low.out(), tokens}, {&layer.latent, other.in(), latent.out(), tokens}}, threads_);
         if (layer.query_down.data) {
             for (int64_t t = 0; t < tokens; t++)
                 rms_norm(low[t], layer.query_norm, layer.query.columns, m.latent_eps, low[t]);
             query.shape(tokens, layer.query.rows);
             const Table &read = as_read_by(layer.query, low, tokens, own.rounded, threads_);
-            multiply_all({{&layer.query, read.in(), query.out(), false}}, tokens, threads_);
+            multiply_all({{&layer.query, read.in(), query.out(), tokens}}, threads_);
         }
         for (int64_t t = 0; t < tokens; t++) {
             const Place &place = places[size_t(t)];
@@ -222,7 +230,7 @@ class Step {
         parallel(int64_t(own.groups.size()), threads_,
                  [&](int64_t i) { mix_heads(layer, index, own.groups[size_t(i)], query, own.heads); });
         const Table &read = as_read_by(layer.out, own.heads, tokens, own.rounded, threads_);
-        multiply_all({{&layer.out, read.in(), x.out(), true}}, tokens, threads_);
+        multiply_all({{&layer.out, read.in(), x.out(), tokens, true}}, threads_);
     }
 
     Cache cache(const Sequence &s, int64_t layer) const {
@@ -321,7 +329,7 @@ class Step {
     void route(const Layer &layer, const Table &h) {
         own.scores.shape(tokens, m.experts);
         const Table &read = as_read_by(layer.router, h, tokens, own.rounded, threads_);
-        multiply_all({{&layer.router, read.in(), own.scores.out(), false}}, tokens, tokens < 8 ? 1 : threads_);
+        multiply_all({{&layer.router, read.in(), own.scores.out(), tokens}}, threads_);
         own.chosen.resize(size_t(tokens * m.chosen));
         own.mix.resize(size_t(tokens * m.chosen));
         static thread_local std::vector<float> biased, groups;
@@ -388,64 +396,47 @@ class Step {
         for (const Piece &piece : own.pieces)
             if (piece.expert->gate.format == INT4) packed = piece.expert;
         const Table &rounded = packed ? as_read_by(packed->gate, h, tokens, own.rounded, threads_) : h;
-        own.active.shape(slots, width);
+        own.gate.shape(slots, width);
+        own.up.shape(slots, width);
+        own.ready.shape(slots, rounded_size(width));
         own.inputs.resize(size_t(slots));
         own.outputs.resize(size_t(slots));
+        own.products.clear();
         for (const Piece &piece : own.pieces) {
-            const Table &read = piece.expert->gate.format == INT4 ? rounded : h;
+            const Expert &e = *piece.expert;
+            const Table &read = e.gate.format == INT4 ? rounded : h;
             for (int64_t i = piece.begin; i < piece.end; i++) {
                 own.inputs[size_t(i)] = read[own.slots[size_t(i)]];
                 own.outputs[size_t(i)] = x[own.slots[size_t(i)]];
             }
+            const float *const *in = own.inputs.data() + piece.begin;
+            own.products.push_back({&e.gate, in, own.gate.out() + piece.begin, piece.end - piece.begin});
+            own.products.push_back({&e.up, in, own.up.out() + piece.begin, piece.end - piece.begin});
         }
-        const int64_t parts = (width + ROWS - 1) / ROWS;
-        parallel(pieces * parts, threads_, [&](int64_t task) {
-            const Piece &piece = own.pieces[size_t(task / parts)];
-            const int64_t begin = task % parts * ROWS, end = std::min(begin + ROWS, piece.expert->gate.rows);
-            if (begin < end) activate(piece, begin, end);
-        });
-        own.ready.shape(slots, rounded_size(width));
-        for (const Piece &piece : own.pieces) {
-            const Matrix &down = piece.expert->down;
-            if (down.format == INT4)
-                round_all(own.active.in() + piece.begin, own.ready.out() + piece.begin, piece.end - piece.begin,
-                          down.columns, threads_);
-        }
-        const int64_t step = threads_ > 1 ? ROWS : m.hidden;
+        multiply_all(own.products.data(), int64_t(own.products.size()), threads_);
+        for (const Piece &piece : own.pieces)
+            parallel(piece.end - piece.begin, slots * width < 32768 ? 1 : threads_,
+                     [&](int64_t i) { activate(*piece.expert, piece.begin + i); });
+        const int64_t share = m.hidden / (threads_ * 4) / ROWS * ROWS, step = threads_ > 1 ? std::max(ROWS, share) : m.hidden;
         parallel((m.hidden + step - 1) / step, threads_, [&](int64_t task) {
             const int64_t begin = task * step, end = std::min(begin + step, m.hidden);
             for (const Piece &piece : own.pieces) {
                 const Matrix &down = piece.expert->down;
-                multiply(down, begin, end, (down.format == INT4 ? own.ready : own.active).in() + piece.begin,
+                multiply(down, begin, end, (down.format == INT4 ? own.ready : own.gate).in() + piece.begin,
                          piece.end - piece.begin, own.outputs.data() + piece.begin, true);
             }
         });
     }
 
-    // Rows [begin, end) of silu(gate . h) * (up . h), times the token's weight for this expert.
-    void activate(const Piece &piece, int64_t begin, int64_t end) const {
-        static thread_local Table gate, up;
-        static thread_local std::vector<float *> gates, ups;
-        const int64_t count = piece.end - piece.begin;
-        gate.shape(count, ROWS);
-        up.shape(count, ROWS);
-        gates.resize(size_t(count));
-        ups.resize(size_t(count));
-        for (int64_t i = 0; i < count; i++) {
-            gates[size_t(i)] = gate[i] - begin;
-            ups[size_t(i)] = up[i] - begin;
+    // silu(gate . h) * (up . h), times the token's weight for this expert, as the down matrix reads it.
+    void activate(const Expert &expert, int64_t slot) {
+        float *gate = own.gate[slot];
+        const float *up = own.up[slot], weight = own.weights[size_t(slot)];
+        for (int64_t k = 0; k < expert.gate.rows; k += LANES) {  // rows end at a whole cache line
+            Floats g = load(gate + k);
+            store(gate + k, g / (1 + exponential(-g)) * load(up + k) * weight);
         }
-        const Expert &expert = *piece.expert;
-        multiply(expert.gate, begin, end, own.inputs.data() + piece.begin, count, gates.data());
-        multiply(expert.up, begin, end, own.inputs.data() + piece.begin, count, ups.data());
-        for (int64_t i = 0; i < count; i++) {
-            const float weight = own.weights[size_t(piece.begin + i)];
-            for (int64_t k = 0; k < ROWS; k += LANES) {
-                Floats g = load(gate[i] + k);
-                store(gate[i] + k, g / (1 + exponential(-g)) * load(up[i] + k) * weight);
-            }
-            memcpy(own.active[piece.begin + i] + begin, gate[i], size_t(end - begin) * sizeof(float));
-        }
+        if (expert.down.format == INT4) round_to_16_bits(gate, expert.gate.rows, own.ready[slot]);
     }
 };
 
@@ -481,7 +472,7 @@ void k2_multiply(const Matrix *matrix, const float *x, int64_t tokens, int32_t t
         round_all(in.data(), rounded.out(), tokens, matrix->columns, threads);
         in.assign(rounded.in(), rounded.in() + tokens);
     }
-    multiply_all({{matrix, in.data(), out.data(), false}}, tokens, threads);
+    multiply_all({{matrix, in.data(), out.data(), tokens}}, threads);
 }
 
 // logits [T, vocabulary] of hidden [T, H].
