@@ -160,9 +160,14 @@ class Step {
     struct Group {  // queries of one task: heads [head, head + heads) of tokens [token, token + tokens) of a sequence
         int64_t token, tokens, head, heads;
     };
-    struct Piece {  // rows of an expert's tokens
+    struct Slot {  // a token that an expert reads, and its weight
         const Expert *expert;
-        int64_t begin, end;  // in `slots`
+        int64_t token;
+        float weight;
+    };
+    struct Piece {  // an expert's slots
+        const Expert *expert;
+        int64_t begin, end;
     };
 
     const Model &m;
@@ -177,8 +182,9 @@ class Step {
         std::vector<Group> groups;
         std::vector<Piece> pieces;
         std::vector<Product> products;
-        std::vector<int64_t> chosen, slots;
-        std::vector<float> mix, weights;
+        std::vector<Slot> slots;
+        std::vector<int64_t> chosen;
+        std::vector<float> mix;
         std::vector<const float *> inputs;
         std::vector<float *> outputs;
     };
@@ -199,12 +205,17 @@ class Step {
         memcpy(to, static_cast<const float *>(e.data) + id * m.hidden, size_t(m.hidden) * sizeof(float));
     }
 
+    void norm_all(const Table &from, const float *weight, float eps, Table &to) const {
+        parallel(tokens, tokens * m.hidden < 32768 ? 1 : threads_,
+                 [&](int64_t t) { rms_norm(from[t], weight, m.hidden, eps, to[t]); });
+    }
+
     // --- attention ---
 
     void attention(const Layer &layer, int64_t index) {
         Table &h = own.h;
         h.shape(tokens, m.hidden);
-        for (int64_t t = 0; t < tokens; t++) rms_norm(x[t], layer.attention_norm, m.hidden, m.eps, h[t]);
+        norm_all(x, layer.attention_norm, m.eps, h);
         const Matrix &first = layer.query_down.data ? layer.query_down : layer.query;
         Table &query = own.query, &low = layer.query_down.data ? own.low : own.query, &latent = own.latent;
         low.shape(tokens, first.rows);
@@ -296,40 +307,89 @@ class Step {
 
     void feed_forward(const Layer &layer) {
         Table &h = own.h;
-        for (int64_t t = 0; t < tokens; t++) rms_norm(x[t], layer.mlp_norm, m.hidden, m.eps, h[t]);
+        norm_all(x, layer.mlp_norm, m.eps, h);
+        const bool always = layer.always.gate.data, routed = layer.router.data;
+        const int64_t width = std::max(always ? layer.always.gate.rows : 0, routed ? layer.experts[0].gate.rows : 0);
+        const int64_t most = tokens * (always + (routed ? m.chosen : 0));
+        own.gate.shape(most, width);
+        own.up.shape(most, width);
+        own.ready.shape(most, rounded_size(width));
+        own.inputs.resize(size_t(2 * most));
+        own.outputs.resize(size_t(most));
         own.pieces.clear();
         own.slots.clear();
-        own.weights.clear();
-        int64_t width = 0;
-        auto add_piece = [&](const Expert &expert, int64_t begin) {
-            own.pieces.push_back({&expert, begin, int64_t(own.slots.size())});
-            width = std::max(width, expert.gate.rows);
+        own.products.clear();
+        bool rounded = false;
+        auto read_by = [&](const Matrix &matrix) -> const Table & {  // h is rounded once, for the first that asks
+            if (matrix.format != INT4 || rounded) return matrix.format == INT4 ? own.rounded : h;
+            rounded = true;
+            return as_read_by(matrix, h, tokens, own.rounded, threads_);
         };
-        if (layer.always.gate.data) {
-            for (int64_t t = 0; t < tokens; t++) own.slots.push_back(t);
-            own.weights.assign(size_t(tokens), 1.0f);
+        // All of `slots` from `begin` on.
+        auto add_piece = [&](const Expert &expert, int64_t begin) {
+            const int64_t end = int64_t(own.slots.size());
+            const Table &to_gate = read_by(expert.gate), &to_up = read_by(expert.up);
+            const float **in = own.inputs.data() + 2 * begin;
+            for (int64_t i = begin; i < end; i++) {
+                in[i - begin] = to_gate[own.slots[size_t(i)].token];
+                in[i - begin + end - begin] = to_up[own.slots[size_t(i)].token];
+                own.outputs[size_t(i)] = x[own.slots[size_t(i)].token];
+            }
+            own.pieces.push_back({&expert, begin, end});
+            own.products.push_back({&expert.gate, in, own.gate.out() + begin, end - begin});
+            own.products.push_back({&expert.up, in + end - begin, own.up.out() + begin, end - begin});
+        };
+        if (always) {
+            for (int64_t t = 0; t < tokens; t++) own.slots.push_back({&layer.always, t, 1.0f});
             add_piece(layer.always, 0);
         }
-        if (layer.router.data) {
-            route(layer, h);
+        if (routed) {
+            own.scores.shape(tokens, m.experts);
+            own.products.push_back({&layer.router, read_by(layer.router).in(), own.scores.out(), tokens});
+            multiply_all(own.products.data(), int64_t(own.products.size()), threads_);
+            own.products.clear();
+            choose(layer);
             for (int64_t e = 0; e < m.experts; e++) {
                 const int64_t begin = int64_t(own.slots.size());
                 for (int64_t i = 0; i < tokens * m.chosen; i++)
-                    if (own.chosen[size_t(i)] == e) {
-                        own.slots.push_back(i / m.chosen);
-                        own.weights.push_back(own.mix[size_t(i)]);
-                    }
+                    if (own.chosen[size_t(i)] == e)
+                        own.slots.push_back({&layer.experts[e], i / m.chosen, own.mix[size_t(i)]});
                 if (int64_t(own.slots.size()) > begin) add_piece(layer.experts[e], begin);
             }
         }
-        run_experts(h, width);
+        multiply_all(own.products.data(), int64_t(own.products.size()), threads_);
+        parallel(most, most * width < 32768 ? 1 : threads_, [&](int64_t i) { activate(i); });
+        add_down();
     }
 
-    // The experts [T, k] of the highest biased scores and their weights from the unbiased ones (DeepSeek-V3 2.1.2).
-    void route(const Layer &layer, const Table &h) {
-        own.scores.shape(tokens, m.experts);
-        const Table &read = as_read_by(layer.router, h, tokens, own.rounded, threads_);
-        multiply_all({{&layer.router, read.in(), own.scores.out(), tokens}}, threads_);
+    // silu(gate . h) * (up . h), times the token's weight for this expert, as the down matrix reads it.
+    void activate(int64_t index) {
+        const Slot &slot = own.slots[size_t(index)];
+        float *gate = own.gate[index];
+        const float *up = own.up[index];
+        for (int64_t k = 0; k < slot.expert->gate.rows; k += LANES) {  // there is space to the end of a cache line
+            Floats g = load(gate + k);
+            store(gate + k, g / (1 + exponential(-g)) * load(up + k) * slot.weight);
+        }
+        if (slot.expert->down.format == INT4) round_to_16_bits(gate, slot.expert->gate.rows, own.ready[index]);
+    }
+
+    // x[t] += what its experts say.
+    void add_down() {
+        const int64_t share = std::max(ROWS, m.hidden / (threads_ * 4) / ROWS * ROWS), step = threads_ > 1 ? share : m.hidden;
+        parallel((m.hidden + step - 1) / step, threads_, [&](int64_t task) {
+            const int64_t begin = task * step, end = std::min(begin + step, m.hidden);
+            for (const Piece &piece : own.pieces) {
+                const Matrix &down = piece.expert->down;
+                multiply(down, begin, end, (down.format == INT4 ? own.ready : own.gate).in() + piece.begin,
+                         piece.end - piece.begin, own.outputs.data() + piece.begin, true);
+            }
+        });
+    }
+
+    // From the scores [T, E]: the experts [T, k] of the highest biased ones and their weights from the unbiased ones
+    // (DeepSeek-V3 2.1.2).
+    void choose(const Layer &layer) {
         own.chosen.resize(size_t(tokens * m.chosen));
         own.mix.resize(size_t(tokens * m.chosen));
         static thread_local std::vector<float> biased, groups;
@@ -387,56 +447,6 @@ class Step {
         for (int64_t i = 0; i < m.kept_groups; i++) kept[size_t(take_highest(groups))] = true;
         for (int64_t e = 0; e < m.experts; e++)
             if (!kept[size_t(e / size)]) biased[size_t(e)] = TAKEN;
-    }
-
-    // x[t] += the weighted sum of the experts' outputs for it.
-    void run_experts(const Table &h, int64_t width) {
-        const int64_t slots = int64_t(own.slots.size()), pieces = int64_t(own.pieces.size());
-        const Expert *packed = nullptr;
-        for (const Piece &piece : own.pieces)
-            if (piece.expert->gate.format == INT4) packed = piece.expert;
-        const Table &rounded = packed ? as_read_by(packed->gate, h, tokens, own.rounded, threads_) : h;
-        own.gate.shape(slots, width);
-        own.up.shape(slots, width);
-        own.ready.shape(slots, rounded_size(width));
-        own.inputs.resize(size_t(slots));
-        own.outputs.resize(size_t(slots));
-        own.products.clear();
-        for (const Piece &piece : own.pieces) {
-            const Expert &e = *piece.expert;
-            const Table &read = e.gate.format == INT4 ? rounded : h;
-            for (int64_t i = piece.begin; i < piece.end; i++) {
-                own.inputs[size_t(i)] = read[own.slots[size_t(i)]];
-                own.outputs[size_t(i)] = x[own.slots[size_t(i)]];
-            }
-            const float *const *in = own.inputs.data() + piece.begin;
-            own.products.push_back({&e.gate, in, own.gate.out() + piece.begin, piece.end - piece.begin});
-            own.products.push_back({&e.up, in, own.up.out() + piece.begin, piece.end - piece.begin});
-        }
-        multiply_all(own.products.data(), int64_t(own.products.size()), threads_);
-        for (const Piece &piece : own.pieces)
-            parallel(piece.end - piece.begin, slots * width < 32768 ? 1 : threads_,
-                     [&](int64_t i) { activate(*piece.expert, piece.begin + i); });
-        const int64_t share = m.hidden / (threads_ * 4) / ROWS * ROWS, step = threads_ > 1 ? std::max(ROWS, share) : m.hidden;
-        parallel((m.hidden + step - 1) / step, threads_, [&](int64_t task) {
-            const int64_t begin = task * step, end = std::min(begin + step, m.hidden);
-            for (const Piece &piece : own.pieces) {
-                const Matrix &down = piece.expert->down;
-                multiply(down, begin, end, (down.format == INT4 ? own.ready : own.gate).in() + piece.begin,
-                         piece.end - piece.begin, own.outputs.data() + piece.begin, true);
-            }
-        });
-    }
-
-    // silu(gate . h) * (up . h), times the token's weight for this expert, as the down matrix reads it.
-    void activate(const Expert &expert, int64_t slot) {
-        float *gate = own.gate[slot];
-        const float *up = own.up[slot], weight = own.weights[size_t(slot)];
-        for (int64_t k = 0; k < expert.gate.rows; k += LANES) {  // rows end at a whole cache line
-            Floats g = load(gate + k);
-            store(gate + k, g / (1 + exponential(-g)) * load(up + k) * weight);
-        }
-        if (expert.down.format == INT4) round_to_16_bits(gate, expert.gate.rows, own.ready[slot]);
     }
 };
 
