@@ -61,7 +61,8 @@ inline void round_to_16_bits(const float *x, int64_t n, float *to) {
 constexpr int64_t AHEAD = 4096;
 inline void fetch_once(const void *line) { __builtin_prefetch(static_cast<const char *>(line) + AHEAD, 0, 0); }
 
-// Several tokens' products read rows side by side: each line read fetches one of the next rows but one.
+// Several tokens' products read R rows side by side: each line read fetches one from two such tiles on. Of a line's R
+// places, those from `first` on, `step` apart.
 template <int R> struct Ahead {
     const char *at;
     Ahead(const void *tile, int64_t row_bytes)
@@ -113,6 +114,7 @@ template <class T> struct Plain {
         return total[0];
     }
 
+    // Where the registers do not hold all partial sums of all tokens, one partial sum after the other.
     template <int R, int N>
     void side_by_side(const T *const *w, const float *const *x, int64_t n, Floats (*whole)[N]) const {
         const Ahead<R> ahead(w[0], stride * int64_t(sizeof(T)));
