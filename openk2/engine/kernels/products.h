@@ -110,7 +110,8 @@ template <class T> struct Plain {
             fetch_once(w + k);
             for (int p = 0; p < PARTS; p++) total[p] += load(w + k + p * LANES) * load(x + k + p * LANES);
         }
-        for (int p = 0; k + LANES <= n; k += LANES, p++) total[p] += load(w + k) * load(x + k);
+        for (int p = 0; p + 1 < PARTS; p++)  // of known length: total stays in registers
+            if (k + (p + 1) * LANES <= n) total[p] += load(w + k + p * LANES) * load(x + k + p * LANES);
         for (int p = 1; p < PARTS; p++) total[0] += total[p];
         return total[0];
     }
@@ -139,8 +140,8 @@ template <class T> struct Plain {
                 ahead.fetch(k / LINE, part, PARTS / TOGETHER);
                 for (int p = 0; p < TOGETHER; p++) step(k + p * LANES, p);
             }
-            if constexpr (TOGETHER > 1)
-                for (int p = 0; k + LANES <= n; k += LANES, p++) step(k, p);
+            for (int p = 0; p + 1 < TOGETHER; p++)
+                if (k + (p + 1) * LANES <= n) step(k + p * LANES, p);
             for (int r = 0; r < R; r++)
                 for (int t = 0; t < N; t++) {
                     if (part == 0) whole[r][t] = total[0][r][t];
