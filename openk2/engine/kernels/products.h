@@ -84,8 +84,9 @@ template <class T> struct Plain {
     const T *data;
     int64_t stride;
 
-    // Element k of a row goes into the partial sum k % PARTIAL, however many rows and tokens are read together.
-    static constexpr int64_t PARTIAL = 32, PARTS = PARTIAL / LANES, LINES = PARTIAL * sizeof(T) / 64;
+    // A cache line is LINE elements. Element k of a row goes into the partial sum k % LINE, however many rows and tokens
+    // are read together.
+    static constexpr int64_t LINE = 64 / sizeof(T), PARTS = LINE / LANES;
 
     template <int R, int N> void dots(int64_t row, const float *const *x, int64_t n, float (*y)[N]) const {
         const T *w[R];
@@ -105,11 +106,12 @@ template <class T> struct Plain {
     static Floats in_turn(const T *w, const float *x, int64_t n) {
         Floats total[PARTS] = {};
         int64_t k = 0;
-        for (; k + PARTIAL <= n; k += PARTIAL) {
-            for (int64_t i = 0; i < LINES; i++) fetch_once(w + k + i * (PARTIAL / LINES));
+        for (; k + LINE <= n; k += LINE) {
+            fetch_once(w + k);
             for (int p = 0; p < PARTS; p++) total[p] += load(w + k + p * LANES) * load(x + k + p * LANES);
         }
-        for (int p = 0; k + LANES <= n; k += LANES, p++) total[p] += load(w + k) * load(x + k);
+        for (int p = 0; p + 1 < PARTS; p++)  // of known length: total stays in registers
+            if (k + (p + 1) * LANES <= n) total[p] += load(w + k + p * LANES) * load(x + k + p * LANES);
         for (int p = 1; p < PARTS; p++) total[0] += total[p];
         return total[0];
     }
@@ -134,12 +136,12 @@ template <class T> struct Plain {
                 }
             };
             int64_t k = part * LANES;
-            for (; k + (TOGETHER - 1) * LANES + LANES <= n; k += PARTIAL) {
-                for (int64_t i = 0; i < LINES; i++) ahead.fetch(k / PARTIAL * LINES + i, part, PARTS / TOGETHER);
+            for (; k + (TOGETHER - 1) * LANES + LANES <= n; k += LINE) {
+                ahead.fetch(k / LINE, part, PARTS / TOGETHER);
                 for (int p = 0; p < TOGETHER; p++) step(k + p * LANES, p);
             }
-            if constexpr (TOGETHER > 1)
-                for (int p = 0; k + LANES <= n; k += LANES, p++) step(k, p);
+            for (int p = 0; p + 1 < TOGETHER; p++)
+                if (k + (p + 1) * LANES <= n) step(k + p * LANES, p);
             for (int r = 0; r < R; r++)
                 for (int t = 0; t < N; t++) {
                     if (part == 0) whole[r][t] = total[0][r][t];
