@@ -30,9 +30,9 @@ def runs_dir() -> Path:
 
 
 def new_id() -> str:
-    """Sorts by time, to a few milliseconds; the random end keeps runs that start together apart."""
+    """Sorts by time, to some microseconds; the random end keeps runs that start together apart."""
     now = time.time()
-    return f"{time.strftime('%Y%m%d-%H%M%S', time.localtime(now))}-{int(now % 1 * 256):02x}{secrets.token_hex(2)}"
+    return f"{time.strftime('%Y%m%d-%H%M%S', time.localtime(now))}-{int(now % 1 * 65536):04x}{secrets.token_hex(1)}"
 
 
 class Log:

@@ -62,7 +62,8 @@ def raw(url: str, steps: int) -> tuple[str, str]:
 
 def ours(url: str, steps: int) -> tuple[str, str]:
     """With its log on disk: three fsyncs a step."""
-    from openk2 import Agent, __version__
+    from openk2 import __version__
+    from openk2.agent.api import Agent
 
     with (
         tempfile.TemporaryDirectory(dir=os.environ.get("OPENK2_BENCH_DIR")) as folder,

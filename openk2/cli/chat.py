@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from openk2.cli import options, settings
+
+if TYPE_CHECKING:
+    from openk2.cli.conversation import Conversation
 
 
 @click.command(cls=settings.Command, name="chat")
@@ -33,16 +36,20 @@ def command(yes: bool, again: str | None, run_dir: Path | None, **given: Any) ->
 
     root = run_dir or runs_dir()
     if again is None:
-        return Conversation(options.setup_of(**given), root, yes=yes).talk(_lines())
+        return _talk(Conversation(options.setup_of(**given), root, yes=yes))
     log = Log.open(find(again, run_dir))
     setup = Setup.from_json(log.started.setup)
     if setup.mode == "heavy":
         log.close()
         raise UserError("That run is one of heavy mode and cannot be talked to; `k2 runs show` shows its answer.")
-    return Conversation(setup, root, yes=yes, log=log).talk(_lines())
+    return _talk(Conversation(setup, root, yes=yes, log=log))
 
 
-def _lines() -> Any:
-    from openk2.cli import conversation
+def _talk(conversation: Conversation) -> int:
+    """What went wrong was said where it did: of a talk at a terminal no exit code is left."""
+    from openk2.cli.conversation import piped_lines, typed_lines
 
-    return conversation.typed_lines() if sys.stdin.isatty() else conversation.piped_lines()
+    if sys.stdin.isatty():
+        conversation.talk(typed_lines())
+        return 0
+    return conversation.talk(piped_lines())

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from openk2.agent.events import RunFinished, RunStarted, RunStopped, ToolFinished, UserSaid
+from openk2.agent.events import Event, RunFinished, RunStarted, RunStopped, ToolFinished, UserSaid
 from openk2.agent.export import KINDS, export
 from openk2.agent.fork import fork
 from openk2.agent.log import Log, new_id, runs_dir
@@ -27,6 +27,7 @@ from openk2.cli.show import used_text
 from openk2.cli.terminal import Terminal, one_line
 from openk2.errors import UserError
 from openk2.paths import data_dir
+from openk2.providers.base import Delta
 
 PROMPT = "› "
 HISTORY = 1000  # lines
@@ -47,6 +48,8 @@ class Conversation:
         self.setup, self.root, self.log = setup, root, log
         self.terminal = Terminal()
         self._worker: Loop | None = None
+        self._told: list[str] = []  # typed while it works, and not yet read by the model
+        self._later: list[str] = []  # what is done when the turn is over
         self._typing = keyboard.Typing(self._steer, self.terminal.typing)
         self._asked = keyboard.present()
         self._consent = Consent(self.terminal, yes=yes, quietly=self._typing.paused)
@@ -59,23 +62,30 @@ class Conversation:
         code = 0
         try:
             self._greet()
-            for line in lines:
-                try:
-                    if line.startswith("/"):
-                        if not self._command(line):
-                            break
-                    elif line.strip():
-                        self._turn(line.strip())
-                    code = 0
-                except UserError as error:
-                    self.terminal.say(str(error))
-                    code = 2
+            for typed in lines:
+                self._later.append(typed)
+                while self._later:
+                    try:
+                        if not self._line(self._later.pop(0).strip()):
+                            return code
+                        code = 0
+                    except UserError as error:
+                        self.terminal.say(str(error))
+                        code = 2
+            return code
         finally:
             self._close()
             self._runner.close()
             if self.log is not None:
                 self.log.close()
-        return 0 if sys.stdin.isatty() else code
+
+    def _line(self, line: str) -> bool:
+        """Do what a line says; False: leave."""
+        if line.startswith("/"):
+            return self._command(line)
+        if line:
+            self._turn(line)
+        return True
 
     # A turn.
 
@@ -113,6 +123,8 @@ class Conversation:
             end = self._runner.run(self._answer(log))
         except KeyboardInterrupt:
             self._give_up(log)
+            self._close()  # with what its tools still run
+            self._told.clear()
             self.terminal.end()
             self.terminal.note("stopped; ask on, or Ctrl-D leaves")
             return
@@ -122,6 +134,8 @@ class Conversation:
             raise
         finally:
             self._worker = None
+            self._later += self._told  # too late for this turn: the next one
+            self._told.clear()
         assert self._parts is not None
         self.terminal.finish(end, self._parts.sources(log, end))
         self.terminal.line(f"({used_text(end.steps, end.usage, end.seconds)})\n", "dim")
@@ -136,7 +150,7 @@ class Conversation:
         self.terminal.wait(f"{self._parts.provider.name} is reading")
         worker = self._parts.worker(
             log,
-            watch=self.terminal.watch_tree,
+            watch=self._watch,
             approve=self._consent.approve if self._yes or self._asked else None,
             more=self._consent.more if self._asked else None,
         )
@@ -144,10 +158,19 @@ class Conversation:
         with self._typing.listening() if self._asked else contextlib.nullcontext():
             return await worker.run()
 
+    def _watch(self, name: str, item: Event | Delta) -> None:
+        if not name and isinstance(item, UserSaid) and self._told:
+            self._told.pop(0)
+        self.terminal.watch_tree(name, item)
+
     def _steer(self, line: str) -> None:
-        if self._worker is not None:
+        self.terminal.line(f"{PROMPT}{line}", "bold")
+        if line.startswith("/"):
+            self._later.append(line)
+            self.terminal.note("this is done when the turn is over")
+        elif self._worker is not None:
+            self._told.append(line)
             self._worker.steer(line)
-            self.terminal.line(f"{PROMPT}{line}", "bold")
 
     def _give_up(self, log: Log) -> None:
         """Calls of a stopped turn are not made later, when something else was asked."""

@@ -132,7 +132,7 @@ def test_save(serve: Serve, talk: Any, home: Path) -> None:
 def test_the_embedded_model_answers_each_question_by_itself(talk: Any) -> None:
     code, out, _ = talk(["What is the capital of Peru?", "What is the capital of Chad?"])
     assert code == 0 and "Lima" in out and "N'Djamena" in out
-    assert len(list(log.folders(log.runs_dir()))) == 2
+    assert len(list(log.folders(log.runs_dir()))) == 1
 
 
 def test_heavy_mode_is_not_a_chat(talk: Any) -> None:
@@ -217,6 +217,19 @@ def test_what_is_typed_while_it_works_is_told_to_the_model(serve: Serve, home: P
     assert "Look it up." in (home / "data" / "openk2" / "chat_history").read_text()
 
 
+def test_commands_typed_while_it_works_wait_for_the_end_of_the_turn(serve: Serve, home: Path) -> None:
+    server = serve(looking)
+    with terminal(*K2, "chat", "--base-url", server.url) as screen:
+        screen.wait("› ")
+        screen.type("Look it up.\r")
+        screen.wait("Slowly.")
+        screen.type("/quit\r")
+        screen.wait("when the turn is over")
+        screen.wait("Heard: Look it up.")
+        assert screen.child.wait(30) == 0
+    assert not any(isinstance(event, UserSaid) for event in log.read(newest()))
+
+
 def test_control_c_stops_the_turn_and_keeps_the_chat(serve: Serve, home: Path) -> None:
     def answer(server: Any, request: dict[str, Any]) -> list[Any]:
         if len(server.requests) == 1:
@@ -233,6 +246,7 @@ def test_control_c_stops_the_turn_and_keeps_the_chat(serve: Serve, home: Path) -
         screen.wait("stopped")
         screen.type("And now?\r")
         screen.wait("5 messages.")
+        screen.wait("1 steps")
         screen.type("/quit\r")
         assert screen.child.wait(30) == 0
     events = log.read(newest())

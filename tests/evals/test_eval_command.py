@@ -32,7 +32,7 @@ def computes_and_answers(answers: dict[str, str]) -> Callable[[Any, dict[str, An
             computed = json.dumps({"expression": reply if reply[0].isdigit() else "1+1"})
             return called(("functions.calculator:0", "calculator", computed), reasoning="I compute.")
         if reply == "refuse":
-            return 400, json.dumps({"error": {"message": "context length exceeded"}})
+            return 400, json.dumps({"error": {"message": "this is not answered here"}})
         return said(f"The answer is {reply}." if reply[0].isdigit() else reply, "That is it.")
 
     return answer
@@ -56,7 +56,7 @@ def test_report(
     outcomes = [json.loads(line) for line in (out / "mawps-fold0.jsonl").read_text().splitlines()]
     verdicts = {outcome["task"]["text"]: outcome["verdict"] for outcome in outcomes}
     assert [verdicts[text] for text in answers] == ["right", "right", "wrong", "abstained", "abstained"]
-    assert "context length" in next(o["error"] for o in outcomes if o["error"])
+    assert "not answered here" in next(o["error"] for o in outcomes if o["error"])
     assert "| mawps-fold0 | MAWPS fold 0 as it is | 5 | 40.0% |" in (out / "report.md").read_text()
 
 

@@ -78,33 +78,41 @@ inline void rotate(const float *x, const float *turn, int64_t n, float *y) {
     }
 }
 
-struct Product {  // y[t] (+)= matrix . x[t]
+struct Product {  // y[t] (+)= matrix . x[t] for t < tokens
     const Matrix *matrix;
     const float *const *x;
     float *const *y;
+    int64_t tokens;
     bool add;
+    int64_t step, border;  // rows of a task; tasks up to the end of this product: set by multiply_all
 };
 
-// Rows a task: enough bytes that fetching a task costs little, few enough that all threads have work.
-inline int64_t rows_a_task(const Matrix &m, int threads) {
-    if (threads <= 1) return m.rows;
-    const int64_t share = m.rows / (threads * 4) / ROWS * ROWS;
-    return std::max(ROWS, std::min<int64_t>(share, 512));
+inline int64_t row_bytes(const Matrix &m) {
+    return m.format == FP32 ? 4 * m.columns : m.format == BF16 ? 2 * m.columns : m.columns / 2 + 2 * m.columns / m.group;
 }
 
-void multiply_all(std::initializer_list<Product> products, int64_t tokens, int threads) {
-    std::vector<int64_t> borders{0};
-    for (const Product &p : products) {
-        const int64_t step = rows_a_task(*p.matrix, threads);
-        borders.push_back(borders.back() + (p.matrix->rows + step - 1) / step);
+// Tasks of about as many bytes each: few enough that a task is worth fetching, enough that all threads end together.
+void multiply_all(Product *products, int64_t count, int threads) {
+    int64_t bytes = 0, tasks = 0;
+    for (int64_t i = 0; i < count; i++) bytes += products[i].matrix->rows * row_bytes(*products[i].matrix);
+    const int64_t share = bytes / (threads * 8);
+    for (int64_t i = 0; i < count; i++) {
+        Product &p = products[i];
+        const int64_t rows = share / row_bytes(*p.matrix) / ROWS * ROWS;
+        p.step = threads <= 1 ? p.matrix->rows : std::max(ROWS, std::min<int64_t>(rows, 512));
+        p.border = tasks += (p.matrix->rows + p.step - 1) / p.step;
     }
-    parallel(borders.back(), threads, [&](int64_t task) {
-        size_t which = 0;
-        while (task >= borders[which + 1]) which++;
-        const Product &p = products.begin()[which];
-        const int64_t step = rows_a_task(*p.matrix, threads), begin = (task - borders[which]) * step;
-        multiply(*p.matrix, begin, std::min(begin + step, p.matrix->rows), p.x, tokens, p.y, p.add);
+    parallel(tasks, threads, [&](int64_t task) {
+        const Product &p = *std::upper_bound(products, products + count, task,
+                                             [](int64_t task, const Product &p) { return task < p.border; });
+        const int64_t own = (p.matrix->rows + p.step - 1) / p.step, begin = (task - (p.border - own)) * p.step;
+        multiply(*p.matrix, begin, std::min(begin + p.step, p.matrix->rows), p.x, p.tokens, p.y, p.add);
     });
+}
+
+void multiply_all(std::initializer_list<Product> products, int threads) {
+    std::vector<Product> list(products);
+    multiply_all(list.data(), int64_t(list.size()), threads);
 }
 
 // A few vectors are rounded faster than other threads wake.
@@ -152,9 +160,14 @@ class Step {
     struct Group {  // queries of one task: heads [head, head + heads) of tokens [token, token + tokens) of a sequence
         int64_t token, tokens, head, heads;
     };
-    struct Piece {  // rows of an expert's tokens
+    struct Slot {  // a token that an expert reads, and its weight
         const Expert *expert;
-        int64_t begin, end;  // in `slots`
+        int64_t token;
+        float weight;
+    };
+    struct Piece {  // an expert's slots
+        const Expert *expert;
+        int64_t begin, end;
     };
 
     const Model &m;
@@ -165,11 +178,13 @@ class Step {
     int64_t tokens = 0;
     // One set a thread: the next call finds the memory it needs.
     struct Space {
-        Table x, h, rounded, low, query, latent, heads, more, scores, active, ready;
+        Table x, h, rounded, low, query, latent, heads, more, scores, gate, up, ready;
         std::vector<Group> groups;
         std::vector<Piece> pieces;
-        std::vector<int64_t> chosen, slots;
-        std::vector<float> mix, weights;
+        std::vector<Product> products;
+        std::vector<Slot> slots;
+        std::vector<int64_t> chosen;
+        std::vector<float> mix;
         std::vector<const float *> inputs;
         std::vector<float *> outputs;
     };
@@ -190,26 +205,30 @@ class Step {
         memcpy(to, static_cast<const float *>(e.data) + id * m.hidden, size_t(m.hidden) * sizeof(float));
     }
 
+    void norm_all(const Table &from, const float *weight, float eps, Table &to) const {
+        parallel(tokens, tokens * m.hidden < 32768 ? 1 : threads_,
+                 [&](int64_t t) { rms_norm(from[t], weight, m.hidden, eps, to[t]); });
+    }
+
     // --- attention ---
 
     void attention(const Layer &layer, int64_t index) {
         Table &h = own.h;
         h.shape(tokens, m.hidden);
-        for (int64_t t = 0; t < tokens; t++) rms_norm(x[t], layer.attention_norm, m.hidden, m.eps, h[t]);
+        norm_all(x, layer.attention_norm, m.eps, h);
         const Matrix &first = layer.query_down.data ? layer.query_down : layer.query;
         Table &query = own.query, &low = layer.query_down.data ? own.low : own.query, &latent = own.latent;
         low.shape(tokens, first.rows);
         latent.shape(tokens, m.rank + m.rope);
         const Table &input = as_read_by(first, h, tokens, own.rounded, threads_);
-        multiply_all({{&first, input.in(), low.out(), false},
-                      {&layer.latent, as_read_by(layer.latent, h, tokens, own.more, threads_).in(), latent.out(), false}},
-                     tokens, threads_);
+        const Table &other = as_read_by(layer.latent, h, tokens, own.more, threads_);
+        multiply_all({{&first, input.in(), low.out(), tokens}, {&layer.latent, other.in(), latent.out(), tokens}}, threads_);
         if (layer.query_down.data) {
             for (int64_t t = 0; t < tokens; t++)
                 rms_norm(low[t], layer.query_norm, layer.query.columns, m.latent_eps, low[t]);
             query.shape(tokens, layer.query.rows);
             const Table &read = as_read_by(layer.query, low, tokens, own.rounded, threads_);
-            multiply_all({{&layer.query, read.in(), query.out(), false}}, tokens, threads_);
+            multiply_all({{&layer.query, read.in(), query.out(), tokens}}, threads_);
         }
         for (int64_t t = 0; t < tokens; t++) {
             const Place &place = places[size_t(t)];
@@ -222,7 +241,7 @@ class Step {
         parallel(int64_t(own.groups.size()), threads_,
                  [&](int64_t i) { mix_heads(layer, index, own.groups[size_t(i)], query, own.heads); });
         const Table &read = as_read_by(layer.out, own.heads, tokens, own.rounded, threads_);
-        multiply_all({{&layer.out, read.in(), x.out(), true}}, tokens, threads_);
+        multiply_all({{&layer.out, read.in(), x.out(), tokens, true}}, threads_);
     }
 
     Cache cache(const Sequence &s, int64_t layer) const {
@@ -288,40 +307,89 @@ class Step {
 
     void feed_forward(const Layer &layer) {
         Table &h = own.h;
-        for (int64_t t = 0; t < tokens; t++) rms_norm(x[t], layer.mlp_norm, m.hidden, m.eps, h[t]);
+        norm_all(x, layer.mlp_norm, m.eps, h);
+        const bool always = layer.always.gate.data, routed = layer.router.data;
+        const int64_t width = std::max(always ? layer.always.gate.rows : 0, routed ? layer.experts[0].gate.rows : 0);
+        const int64_t most = tokens * (always + (routed ? m.chosen : 0));
+        own.gate.shape(most, width);
+        own.up.shape(most, width);
+        own.ready.shape(most, rounded_size(width));
+        own.inputs.resize(size_t(2 * most));
+        own.outputs.resize(size_t(most));
         own.pieces.clear();
         own.slots.clear();
-        own.weights.clear();
-        int64_t width = 0;
-        auto add_piece = [&](const Expert &expert, int64_t begin) {
-            own.pieces.push_back({&expert, begin, int64_t(own.slots.size())});
-            width = std::max(width, expert.gate.rows);
+        own.products.clear();
+        bool rounded = false;
+        auto read_by = [&](const Matrix &matrix) -> const Table & {  // h is rounded once, for the first that asks
+            if (matrix.format != INT4 || rounded) return matrix.format == INT4 ? own.rounded : h;
+            rounded = true;
+            return as_read_by(matrix, h, tokens, own.rounded, threads_);
         };
-        if (layer.always.gate.data) {
-            for (int64_t t = 0; t < tokens; t++) own.slots.push_back(t);
-            own.weights.assign(size_t(tokens), 1.0f);
+        // All of `slots` from `begin` on.
+        auto add_piece = [&](const Expert &expert, int64_t begin) {
+            const int64_t end = int64_t(own.slots.size());
+            const Table &to_gate = read_by(expert.gate), &to_up = read_by(expert.up);
+            const float **in = own.inputs.data() + 2 * begin;
+            for (int64_t i = begin; i < end; i++) {
+                in[i - begin] = to_gate[own.slots[size_t(i)].token];
+                in[i - begin + end - begin] = to_up[own.slots[size_t(i)].token];
+                own.outputs[size_t(i)] = x[own.slots[size_t(i)].token];
+            }
+            own.pieces.push_back({&expert, begin, end});
+            own.products.push_back({&expert.gate, in, own.gate.out() + begin, end - begin});
+            own.products.push_back({&expert.up, in + end - begin, own.up.out() + begin, end - begin});
+        };
+        if (always) {
+            for (int64_t t = 0; t < tokens; t++) own.slots.push_back({&layer.always, t, 1.0f});
             add_piece(layer.always, 0);
         }
-        if (layer.router.data) {
-            route(layer, h);
+        if (routed) {
+            own.scores.shape(tokens, m.experts);
+            own.products.push_back({&layer.router, read_by(layer.router).in(), own.scores.out(), tokens});
+            multiply_all(own.products.data(), int64_t(own.products.size()), threads_);
+            own.products.clear();
+            choose(layer);
             for (int64_t e = 0; e < m.experts; e++) {
                 const int64_t begin = int64_t(own.slots.size());
                 for (int64_t i = 0; i < tokens * m.chosen; i++)
-                    if (own.chosen[size_t(i)] == e) {
-                        own.slots.push_back(i / m.chosen);
-                        own.weights.push_back(own.mix[size_t(i)]);
-                    }
+                    if (own.chosen[size_t(i)] == e)
+                        own.slots.push_back({&layer.experts[e], i / m.chosen, own.mix[size_t(i)]});
                 if (int64_t(own.slots.size()) > begin) add_piece(layer.experts[e], begin);
             }
         }
-        run_experts(h, width);
+        multiply_all(own.products.data(), int64_t(own.products.size()), threads_);
+        parallel(most, most * width < 32768 ? 1 : threads_, [&](int64_t i) { activate(i); });
+        add_down();
     }
 
-    // The experts [T, k] of the highest biased scores and their weights from the unbiased ones (DeepSeek-V3 2.1.2).
-    void route(const Layer &layer, const Table &h) {
-        own.scores.shape(tokens, m.experts);
-        const Table &read = as_read_by(layer.router, h, tokens, own.rounded, threads_);
-        multiply_all({{&layer.router, read.in(), own.scores.out(), false}}, tokens, tokens < 8 ? 1 : threads_);
+    // silu(gate . h) * (up . h), times the token's weight for this expert, as the down matrix reads it.
+    void activate(int64_t index) {
+        const Slot &slot = own.slots[size_t(index)];
+        float *gate = own.gate[index];
+        const float *up = own.up[index];
+        for (int64_t k = 0; k < slot.expert->gate.rows; k += LANES) {  // there is space to the end of a cache line
+            Floats g = load(gate + k);
+            store(gate + k, g / (1 + exponential(-g)) * load(up + k) * slot.weight);
+        }
+        if (slot.expert->down.format == INT4) round_to_16_bits(gate, slot.expert->gate.rows, own.ready[index]);
+    }
+
+    // x[t] += what its experts say.
+    void add_down() {
+        const int64_t share = std::max(ROWS, m.hidden / (threads_ * 4) / ROWS * ROWS), step = threads_ > 1 ? share : m.hidden;
+        parallel((m.hidden + step - 1) / step, threads_, [&](int64_t task) {
+            const int64_t begin = task * step, end = std::min(begin + step, m.hidden);
+            for (const Piece &piece : own.pieces) {
+                const Matrix &down = piece.expert->down;
+                multiply(down, begin, end, (down.format == INT4 ? own.ready : own.gate).in() + piece.begin,
+                         piece.end - piece.begin, own.outputs.data() + piece.begin, true);
+            }
+        });
+    }
+
+    // From the scores [T, E]: the experts [T, k] of the highest biased ones and their weights from the unbiased ones
+    // (DeepSeek-V3 2.1.2).
+    void choose(const Layer &layer) {
         own.chosen.resize(size_t(tokens * m.chosen));
         own.mix.resize(size_t(tokens * m.chosen));
         static thread_local std::vector<float> biased, groups;
@@ -380,73 +448,6 @@ class Step {
         for (int64_t e = 0; e < m.experts; e++)
             if (!kept[size_t(e / size)]) biased[size_t(e)] = TAKEN;
     }
-
-    // x[t] += the weighted sum of the experts' outputs for it.
-    void run_experts(const Table &h, int64_t width) {
-        const int64_t slots = int64_t(own.slots.size()), pieces = int64_t(own.pieces.size());
-        const Expert *packed = nullptr;
-        for (const Piece &piece : own.pieces)
-            if (piece.expert->gate.format == INT4) packed = piece.expert;
-        const Table &rounded = packed ? as_read_by(packed->gate, h, tokens, own.rounded, threads_) : h;
-        own.active.shape(slots, width);
-        own.inputs.resize(size_t(slots));
-        own.outputs.resize(size_t(slots));
-        for (const Piece &piece : own.pieces) {
-            const Table &read = piece.expert->gate.format == INT4 ? rounded : h;
-            for (int64_t i = piece.begin; i < piece.end; i++) {
-                own.inputs[size_t(i)] = read[own.slots[size_t(i)]];
-                own.outputs[size_t(i)] = x[own.slots[size_t(i)]];
-            }
-        }
-        const int64_t parts = (width + ROWS - 1) / ROWS;
-        parallel(pieces * parts, threads_, [&](int64_t task) {
-            const Piece &piece = own.pieces[size_t(task / parts)];
-            const int64_t begin = task % parts * ROWS, end = std::min(begin + ROWS, piece.expert->gate.rows);
-            if (begin < end) activate(piece, begin, end);
-        });
-        own.ready.shape(slots, rounded_size(width));
-        for (const Piece &piece : own.pieces) {
-            const Matrix &down = piece.expert->down;
-            if (down.format == INT4)
-                round_all(own.active.in() + piece.begin, own.ready.out() + piece.begin, piece.end - piece.begin,
-                          down.columns, threads_);
-        }
-        const int64_t step = threads_ > 1 ? ROWS : m.hidden;
-        parallel((m.hidden + step - 1) / step, threads_, [&](int64_t task) {
-            const int64_t begin = task * step, end = std::min(begin + step, m.hidden);
-            for (const Piece &piece : own.pieces) {
-                const Matrix &down = piece.expert->down;
-                multiply(down, begin, end, (down.format == INT4 ? own.ready : own.active).in() + piece.begin,
-                         piece.end - piece.begin, own.outputs.data() + piece.begin, true);
-            }
-        });
-    }
-
-    // Rows [begin, end) of silu(gate . h) * (up . h), times the token's weight for this expert.
-    void activate(const Piece &piece, int64_t begin, int64_t end) const {
-        static thread_local Table gate, up;
-        static thread_local std::vector<float *> gates, ups;
-        const int64_t count = piece.end - piece.begin;
-        gate.shape(count, ROWS);
-        up.shape(count, ROWS);
-        gates.resize(size_t(count));
-        ups.resize(size_t(count));
-        for (int64_t i = 0; i < count; i++) {
-            gates[size_t(i)] = gate[i] - begin;
-            ups[size_t(i)] = up[i] - begin;
-        }
-        const Expert &expert = *piece.expert;
-        multiply(expert.gate, begin, end, own.inputs.data() + piece.begin, count, gates.data());
-        multiply(expert.up, begin, end, own.inputs.data() + piece.begin, count, ups.data());
-        for (int64_t i = 0; i < count; i++) {
-            const float weight = own.weights[size_t(piece.begin + i)];
-            for (int64_t k = 0; k < ROWS; k += LANES) {
-                Floats g = load(gate[i] + k);
-                store(gate[i] + k, g / (1 + exponential(-g)) * load(up[i] + k) * weight);
-            }
-            memcpy(own.active[piece.begin + i] + begin, gate[i], size_t(end - begin) * sizeof(float));
-        }
-    }
 };
 
 }  // namespace
@@ -481,7 +482,7 @@ void k2_multiply(const Matrix *matrix, const float *x, int64_t tokens, int32_t t
         round_all(in.data(), rounded.out(), tokens, matrix->columns, threads);
         in.assign(rounded.in(), rounded.in() + tokens);
     }
-    multiply_all({{matrix, in.data(), out.data(), false}}, tokens, threads);
+    multiply_all({{matrix, in.data(), out.data(), tokens}}, threads);
 }
 
 // logits [T, vocabulary] of hidden [T, H].

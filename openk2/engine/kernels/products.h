@@ -56,19 +56,19 @@ inline void round_to_16_bits(const float *x, int64_t n, float *to) {
     *to = highest / 32767 + check;
 }
 
-// Rows follow each other in memory: each line read fetches one from further on into the second-level cache, since a
-// processor by itself follows too few streams, and not across the end of a row.
+// A single token's product reads its rows one after another as one long stream, which is what a processor follows best
+// by itself, and fetches each line AHEAD bytes before it is read, past the second-level cache: nothing comes back to it.
+constexpr int64_t AHEAD = 4096;
+inline void fetch_once(const void *line) { __builtin_prefetch(static_cast<const char *>(line) + AHEAD, 0, 0); }
+
+// Several tokens' products read R rows side by side: each line read fetches one from two such tiles on. Of a line's R
+// places, those from `first` on, `step` apart.
 template <int R> struct Ahead {
     const char *at;
-    static int64_t distance(int64_t row_bytes) { return std::max<int64_t>(2 * R * row_bytes, 8192); }
-    Ahead(const void *tile, int64_t row_bytes) : at(static_cast<const char *>(tile) + distance(row_bytes)) {}
-    void fetch(int64_t line) const {
-        for (int r = 0; r < R; r++) __builtin_prefetch(at + (line * R + r) * 64, 0, 2);
-    }
-    // What the first tiles read, all at once.
-    static void first(const void *rows, int64_t row_bytes, int64_t count) {
-        const int64_t bytes = std::min(distance(row_bytes), count * row_bytes);
-        for (int64_t i = 0; i < bytes; i += 64) __builtin_prefetch(static_cast<const char *>(rows) + i, 0, 2);
+    Ahead(const void *tile, int64_t row_bytes)
+        : at(static_cast<const char *>(tile) + std::max<int64_t>(2 * R * row_bytes, 8192)) {}
+    void fetch(int64_t line, int first = 0, int step = 1) const {
+        for (int r = first; r < R; r += step) __builtin_prefetch(at + (line * R + r) * 64, 0, 2);
     }
 };
 
@@ -84,37 +84,71 @@ template <class T> struct Plain {
     const T *data;
     int64_t stride;
 
-    const void *row(int64_t index) const { return data + index * stride; }
-    int64_t row_bytes() const { return stride * int64_t(sizeof(T)); }
+    // A cache line is LINE elements. Element k of a row goes into the partial sum k % LINE, however many rows and tokens
+    // are read together.
+    static constexpr int64_t LINE = 64 / sizeof(T), PARTS = LINE / LANES;
 
     template <int R, int N> void dots(int64_t row, const float *const *x, int64_t n, float (*y)[N]) const {
         const T *w[R];
         for (int r = 0; r < R; r++) w[r] = data + (row + r) * stride;
-        Floats total[R][N] = {};
-        auto step = [&](int64_t k) __attribute__((always_inline)) {
-            Floats a[R];
-            for (int r = 0; r < R; r++) {
-                a[r] = load(w[r] + k);
-                if constexpr (N > 1) keep(a[r]);
-            }
-            for (int t = 0; t < N; t++) {
-                Floats b = load(x[t] + k);
-                keep(b);
-                for (int r = 0; r < R; r++) total[r][t] += a[r] * b;
-            }
-        };
-        constexpr int64_t LINE = 64 / sizeof(T);
-        const Ahead<R> ahead(w[0], stride * int64_t(sizeof(T)));
-        int64_t k = 0;
-        for (; k + LINE <= n; k += LINE) {
-            ahead.fetch(k / LINE);
-            for (int i = 0; i < LINE; i += LANES) step(k + i);
-        }
-        for (; k + LANES <= n; k += LANES) step(k);
-        sums(total[0], R * N, y[0]);
-        for (; k < n; k++)
+        Floats whole[R][N];
+        if constexpr (N == 1)
+            for (int r = 0; r < R; r++) whole[r][0] = in_turn(w[r], x[0], n);
+        else
+            side_by_side<R, N>(w, x, n, whole);
+        sums(whole[0], R * N, y[0]);
+        for (int64_t k = n / LANES * LANES; k < n; k++)
             for (int r = 0; r < R; r++)
                 for (int t = 0; t < N; t++) y[r][t] = fused(one(w[r] + k), x[t][k], y[r][t]);
+    }
+
+  private:
+    static Floats in_turn(const T *w, const float *x, int64_t n) {
+        Floats total[PARTS] = {};
+        int64_t k = 0;
+        for (; k + LINE <= n; k += LINE) {
+            fetch_once(w + k);
+            for (int p = 0; p < PARTS; p++) total[p] += load(w + k + p * LANES) * load(x + k + p * LANES);
+        }
+        for (int p = 0; p + 1 < PARTS; p++)  // of known length: total stays in registers
+            if (k + (p + 1) * LANES <= n) total[p] += load(w + k + p * LANES) * load(x + k + p * LANES);
+        for (int p = 1; p < PARTS; p++) total[0] += total[p];
+        return total[0];
+    }
+
+    // Where the registers do not hold all partial sums of all tokens, one partial sum after the other.
+    template <int R, int N>
+    void side_by_side(const T *const *w, const float *const *x, int64_t n, Floats (*whole)[N]) const {
+        const Ahead<R> ahead(w[0], stride * int64_t(sizeof(T)));
+        constexpr int TOGETHER = R * N * PARTS <= (MANY_REGISTERS ? 24 : 9) ? PARTS : 1;
+        for (int part = 0; part < PARTS; part += TOGETHER) {
+            Floats total[TOGETHER][R][N] = {};
+            auto step = [&](int64_t k, int p) __attribute__((always_inline)) {
+                Floats a[R];
+                for (int r = 0; r < R; r++) {
+                    a[r] = load(w[r] + k);
+                    keep(a[r]);
+                }
+                for (int t = 0; t < N; t++) {
+                    Floats b = load(x[t] + k);
+                    keep(b);
+                    for (int r = 0; r < R; r++) total[p][r][t] += a[r] * b;
+                }
+            };
+            int64_t k = part * LANES;
+            for (; k + (TOGETHER - 1) * LANES + LANES <= n; k += LINE) {
+                ahead.fetch(k / LINE, part, PARTS / TOGETHER);
+                for (int p = 0; p < TOGETHER; p++) step(k + p * LANES, p);
+            }
+            for (int p = 0; p + 1 < TOGETHER; p++)
+                if (k + (p + 1) * LANES <= n) step(k + p * LANES, p);
+            for (int r = 0; r < R; r++)
+                for (int t = 0; t < N; t++) {
+                    if (part == 0) whole[r][t] = total[0][r][t];
+                    else whole[r][t] += total[0][r][t];
+                    for (int p = 1; p < TOGETHER; p++) whole[r][t] += total[p][r][t];
+                }
+        }
     }
 };
 
@@ -135,10 +169,19 @@ template <bool GROUPS_OF_32> struct Packed {
     int64_t bytes, scales;  // of a row
     int32_t group;
 
-    const void *row(int64_t index) const { return data + index * bytes; }
-    int64_t row_bytes() const { return bytes; }
-
     template <int R, int N> void dots(int64_t row, const float *const *x, int64_t n, float (*y)[N]) const {
+        Floats total[R][N];
+        if constexpr (N == 1)
+            for (int r = 0; r < R; r++) add_up<1, 1>(row + r, x, n, &total[r]);
+        else
+            add_up<R, N>(row, x, n, total);
+        sums(total[0], R * N, y[0]);
+        for (int t = 0; t < N; t++)
+            for (int r = 0; r < R; r++) y[r][t] *= x[t][chunks(n) * STRIDE];
+    }
+
+  private:
+    template <int R, int N> void add_up(int64_t row, const float *const *x, int64_t n, Floats (*whole)[N]) const {
         const uint8_t *w[R];
         const uint16_t *s[R];
         for (int r = 0; r < R; r++) {
@@ -167,10 +210,13 @@ template <bool GROUPS_OF_32> struct Packed {
                 }
             }
         };
-        const int64_t whole = n / CHUNK;
+        const int64_t full = n / CHUNK;
         const Ahead<R> ahead(w[0], bytes);
-        for (int64_t c = 0; c < whole; c++) {
-            if (CHUNK == 128 || c % (128 / CHUNK) == 0) ahead.fetch(c * CHUNK / 128);
+        for (int64_t c = 0; c < full; c++) {
+            if (CHUNK == 128 || c % (128 / CHUNK) == 0) {
+                if constexpr (N == 1) fetch_once(w[0] + c * (CHUNK / 2));
+                else ahead.fetch(c * CHUNK / 128);
+            }
             Shorts packed[R];
             Floats size[R];
 #pragma GCC unroll 8
@@ -187,14 +233,13 @@ template <bool GROUPS_OF_32> struct Packed {
             Shorts packed[R] = {};
             Floats size[R];
             for (int r = 0; r < R; r++) {
-                memcpy(&packed[r], w[r] + whole * (CHUNK / 2), size_t(n % CHUNK / 2));
-                size[r] = scales_of_words(s[r], whole, n, group);
+                memcpy(&packed[r], w[r] + full * (CHUNK / 2), size_t(n % CHUNK / 2));
+                size[r] = scales_of_words(s[r], full, n, group);
             }
-            step(whole, packed, size);
+            step(full, packed, size);
         }
-        sums(total[0], R * N, y[0]);
-        for (int t = 0; t < N; t++)
-            for (int r = 0; r < R; r++) y[r][t] *= x[t][chunks(n) * STRIDE];
+        for (int r = 0; r < R; r++)
+            for (int t = 0; t < N; t++) whole[r][t] = total[r][t];
     }
 };
 
@@ -230,7 +275,6 @@ void dots(const Weights &m, int64_t begin, int64_t end, const float *const *x, i
           float *const *y, bool add) {
     constexpr int64_t BLOCK = 24;
     const int64_t size = tokens <= Weights::TOKENS ? end - begin : BLOCK;
-    Ahead<Weights::ALONE>::first(m.row(begin), m.row_bytes(), end - begin);
     for (int64_t stop; begin < end; begin = stop) {
         stop = std::min(begin + size, end);
         int64_t t = 0;
