@@ -135,5 +135,5 @@ def agreement(paths: Sequence[Trajectory], of: int, needed: int | None = None) -
 def _figure(text: str, scale: str | None) -> Figure:
     plain = re.sub(r"[,_]", "", text).replace("−", "-")
     mantissa, _, power = plain.lower().partition("e")
-    unit = 10.0 ** (int(power or 0) - len(mantissa.partition(".")[2])) * SCALES.get(scale or "", 1.0)
+    unit = float(f"1e{int(power or 0) - len(mantissa.partition('.')[2])}") * SCALES.get(scale or "", 1.0)
     return Figure(float(plain) * SCALES.get(scale or "", 1.0), 0.5 * unit if "." in mantissa else 0.0)

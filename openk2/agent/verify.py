@@ -7,7 +7,9 @@ than a small count must stand in an output or in the question. What it finds goe
 
 from __future__ import annotations
 
+import math
 import re
+from bisect import bisect_left
 
 from openk2.agent.context import handle, lines
 from openk2.agent.events import Checked, ToolFinished
@@ -77,14 +79,14 @@ def _own_output(id: str, line: int, results: list[ToolFinished]) -> bool:
     return any(handle(result) == id and line <= len(lines(result.content)) for result in results)
 
 
-def _figures_known(state: State, results: list[ToolFinished]) -> set[float]:
-    """Figures that the person or a tool has said; what code computes stands in its output."""
+def _figures_known(state: State, results: list[ToolFinished]) -> list[float]:
+    """The figures, in their order, that the person or a tool has said; what code computes stands in its output."""
     texts = [entry.message.content for entry in state.everything() if entry.message.role in ("user", "system")]
     texts += [result.content for result in results if not result.is_error]
-    return {value for text in texts for found in _FIGURE.findall(text) if (value := _number(found)) is not None}
+    return sorted({value for text in texts for found in _FIGURE.findall(text) if (value := _number(found)) is not None})
 
 
-def _known(value: float, text: str, known: set[float]) -> bool:
+def _known(value: float, text: str, known: list[float]) -> bool:
     """Said as it is, or rounded to the places that the answer shows, as per cent, or as thousands or millions."""
     places = len(text.partition(".")[2].strip()) if "." in text else 0
     half = 0.5 * 10.0**-places
@@ -92,13 +94,19 @@ def _known(value: float, text: str, known: set[float]) -> bool:
         digits = text.strip().replace(",", "").replace("_", "")
         half = 0.5 * 10.0 ** (len(digits) - len(digits.rstrip("0")))
     scales = (1, 1e3, 1e6, 1e9, 1e-3, 1e-6, 1e-9, 0.01)
-    return any(abs(value * scale - other) <= half * scale * 1.0001 for other in known for scale in scales)
+    for scale in scales:
+        near, about = value * scale, half * scale * 1.0001
+        place = bisect_left(known, near - about)
+        if place < len(known) and known[place] <= near + about:
+            return True
+    return False
 
 
 def _number(text: str) -> float | None:
     try:
-        return float(re.sub(r"[,_\s]", "", text).replace("−", "-"))
+        value = float(re.sub(r"[,_\s]", "", text).replace("−", "-"))
     except ValueError:
         return None
+    return value if math.isfinite(value) else None
 
 

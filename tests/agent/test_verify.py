@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from openk2.agent import context, log
+from openk2.agent.answers import key
 from openk2.agent.events import Checked, RunStarted
 from openk2.agent.loop import Loop
 from openk2.agent.state import State
@@ -91,3 +92,8 @@ def test_without_work_or_habit_nothing_is_checked(tmp_path: Path) -> None:
         opened.append(RunStarted(run="r", question="q", habits={"revisions": 2}))
         tools = {"search": search}
         assert asyncio.run(Loop(opened, ScriptedProvider([say("It is 999.")]), tools).run()).answer == "It is 999."
+
+
+def test_a_figure_beyond_all_numbers_ends_no_run() -> None:
+    assert audit("It is 1e999 kg.", State.of([RunStarted(seq=1, run="r", question="How heavy?")])) == []
+    assert key("It is 1.5e999 kg.", "How heavy?").words == {"kg"}
