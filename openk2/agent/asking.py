@@ -50,7 +50,7 @@ class Asking:
             conversation = [*conversation, Message("user", word)]
             limits = replace(limits, tool_choice="none")
         grant = ledger.reserve(
-            prompt=context.tokens(state),
+            prompt=context.tokens(state) + round(len(word) / context.CHARS_A_TOKEN),
             price=self.provider.price,
             wanted=limits.max_tokens,
             last=purpose == "answer",
