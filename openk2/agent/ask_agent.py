@@ -6,10 +6,11 @@ A call that was interrupted goes on where its helper stopped.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -31,11 +32,11 @@ from openk2.agent.children import (
 from openk2.agent.events import ChildFinished, ChildStarted
 from openk2.agent.log import Log
 from openk2.agent.loop import Loop, More
-from openk2.agent.setup import Setup
 from openk2.agent.sources import cited, shown_lines
+from openk2.chat.messages import ToolCall
+from openk2.errors import UserError
 from openk2.providers.base import Provider
 from openk2.tools.base import Tool, ToolError, tool
-from openk2.tools.index import Index
 
 NAME = "ask_agent"
 DEPTH = 2  # helpers of helpers, no further
@@ -43,16 +44,6 @@ SLICE = 4  # a helper gets this part of what is left
 LEAST_STEPS = 2
 
 _LINE = re.compile(r"^\[", re.MULTILINE)
-
-
-def tools_for(setup: Setup, index: Index | None) -> ToolsFor:
-    """The tools that the log of a run names, without `ask_agent`, which `loop_for` adds."""
-
-    def make(log: Log) -> Mapping[str, Tool]:
-        names = [name for name in log.started.tools if name != NAME]
-        return setup.tools(names, index, log.workspace, log.events)
-
-    return make
 
 
 def loop_for(
@@ -68,6 +59,8 @@ def loop_for(
     depth: int = 0,
 ) -> Loop:
     """The loop of a run with all its tools, `ask_agent` among them where the log names it."""
+    if approve is not None and depth == 0:
+        approve = _one_at_a_time(approve)
     helpers = Helpers(provider, tools, watch, approve, depth) if NAME in log.started.tools and depth < DEPTH else None
     own = {NAME: helpers.tool()} if helpers else {}
     loop = Loop(
@@ -82,6 +75,23 @@ def loop_for(
     if helpers:
         helpers.attach(loop)
     return loop
+
+
+def tool_of(ask: Callable[[str], Awaitable[str]]) -> Tool:
+    """The tool over what asks a helper."""
+
+    @tool(name=NAME, idempotent=True)
+    async def ask_agent(task: str) -> str:
+        """Give a part of the work to a helper: an agent with the same tools that knows nothing but the task.
+
+        It returns an answer with the lines it rests on. Several calls in one reply work at the same time.
+
+        Args:
+            task: The whole task, with every name and figure that it needs.
+        """
+        return await ask(task)
+
+    return replace(ask_agent, timeout=None)
 
 
 class Helpers:
@@ -111,18 +121,7 @@ class Helpers:
                 self._taken.add(event.child)
 
     def tool(self) -> Tool:
-        @tool(name=NAME, idempotent=True)
-        async def ask_agent(task: str) -> str:
-            """Give a part of the work to a helper: an agent with the same tools that knows nothing but the task.
-
-            It returns an answer with the lines it rests on. Several calls in one reply work at the same time.
-
-            Args:
-                task: The whole task, with every name and figure that it needs.
-            """
-            return await self.ask(task)
-
-        return replace(ask_agent, timeout=None)
+        return tool_of(self.ask)
 
     async def ask(self, task: str) -> str:
         host = self._host
@@ -142,6 +141,8 @@ class Helpers:
             parent=host.log.started.run,
             question=task,
             budget=budget.to_json(),
+            outside=host.state.outside,
+            private=host.state.private,
         )
         folder = f"children/{name}"
         before = used(host.log.folder / folder)
@@ -159,6 +160,9 @@ class Helpers:
             keep_back(host.ledger, int(loop.state.habits.steer))
             try:
                 end = await finish(loop)
+            except UserError:
+                record(host, ended(name, loop.state, "error", ""))  # what it used counts
+                raise
             finally:
                 keep_back(host.ledger, -unsaid(loop))
             answer = with_lines(end.answer, log)
@@ -168,10 +172,23 @@ class Helpers:
     def _name(self, host: Host, task: str) -> str:
         """A helper that was begun for such a call and not used, else a new one. Nobody else gets it meanwhile."""
         begun = [event for event in host.log.events if isinstance(event, ChildStarted)]
-        mine = next((event.child for event in begun if event.task == task and event.child not in self._taken), None)
+        failed = {e.child for e in host.log.events if isinstance(e, ChildFinished) and e.reason == "error"}
+        gone = self._taken | failed
+        mine = next((event.child for event in begun if event.task == task and event.child not in gone), None)
         name = mine or str(1 + max((int(child) for child in {*self._taken, *(e.child for e in begun)}), default=0))
         self._taken.add(name)
         return name
+
+
+def _one_at_a_time(approve: Approve) -> Approve:
+    """Helpers work at the same time; the person is asked one thing after another."""
+    asking = asyncio.Lock()
+
+    async def ask(call: ToolCall, why: str) -> bool:
+        async with asking:
+            return await approve(call, why)
+
+    return ask
 
 
 def with_lines(answer: str, log: Log) -> str:

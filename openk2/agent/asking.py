@@ -90,9 +90,10 @@ class Asking:
                 if self._hear(piece, babble):
                     babble = guard.Babble()
                 if babble.heard:
-                    told = sum(event.kind == "babble" for event in self.state.guards)
+                    told = sum(e.kind == "babble" and e.seq > self.state.turn for e in self.state.guards)
                     action = "nudge" if told < BABBLES and self.state.habits.steer else "stop"
                     self._append(Guarded(kind="babble", action=action, text=prompts.BABBLE))
+                    self.partial = ""
                     return None
         raise UserError(f"The model {self.provider.name} ended its stream without a reply; resume to try again.")
 

@@ -17,6 +17,7 @@ from openk2.agent.events import ContextCut, ToolFinished
 from openk2.agent.state import Entry, State
 from openk2.chat.messages import Message, ToolCall, ToolSpec
 
+LINE_CHARS = 400  # a line of an output that is longer is shown as several
 FINDING_CHARS = 160  # of an output in the list of findings
 FINDINGS = 60  # outputs that the list names
 ASKED_CHARS = 8000  # of what the person said between the first question and the present one
@@ -81,12 +82,21 @@ def spilled(text: str, spill: int, name: str) -> str:
         return text
     head, tail = spill * 3 // 4, spill // 4
     head = text.rfind("\n", head // 2, head) + 1 or head  # at the end of a line, where lines are not very long
-    line = text.count("\n", 0, head) + 1
+    line = len(lines(text[:head]))
     left = len(text) - head - tail
     return (
         f"{text[:head].rstrip()}\n... {left:,} of {len(text):,} characters are not shown; "
         f'open(id="{name}", line={line}) reads on, find(id="{name}", pattern=...) searches them ...\n{text[-tail:]}'
     )
+
+
+def lines(text: str) -> list[str]:
+    """The lines of an output as `open` and `find` number them: a long one is several."""
+    return [
+        line[start : start + LINE_CHARS]
+        for line in text.split("\n")
+        for start in range(0, max(1, len(line)), LINE_CHARS)
+    ]
 
 
 def hidden(entry: Entry) -> Message:
@@ -128,7 +138,7 @@ def restart(state: State, cut: ContextCut) -> list[Message]:
 
 def _asked(state: State) -> list[str]:
     """What the person said: the first question, the present one, and as much in between as has room."""
-    own = {event.seq for event in (*state.guards, *state.checks)}  # what the loop said
+    own = state.by_the_loop()
     said = [e for e in state.put_away if e.message.role == "user" and e.seq not in own]
     kept, room = [], ASKED_CHARS
     for entry in reversed(said[1:]):

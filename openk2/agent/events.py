@@ -29,7 +29,8 @@ class RunStarted(Event):
     """The question and everything needed to build the run again: `setup` is `Setup.to_json()`.
 
     `habits` is `Habits.to_json()`: what the loop does of itself, as checks and cuts of the context. `parent` is the run
-    that this one is a path or a helper of.
+    that this one is a path or a helper of. `outside`, `private`: the question was written by a model that had read text
+    of strangers, or of the person.
     """
 
     type: ClassVar[str] = "run.started"
@@ -43,6 +44,8 @@ class RunStarted(Event):
     habits: dict[str, Any] = field(default_factory=dict)
     parent: str = ""
     version: str = ""
+    outside: bool = False
+    private: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -252,11 +255,18 @@ def to_line(event: Event) -> bytes:
     return json.dumps(to_json(event), separators=(",", ":")).encode() + b"\n"
 
 
+class UnknownEvent(ValueError):
+    """A whole event of a kind that this version does not know."""
+
+
 def from_line(line: bytes) -> Event:
-    """Raises ValueError for a line that is not a whole event."""
+    """Raises ValueError for a line that is not a whole event, UnknownEvent for one of another version."""
     try:
         data = json.loads(line)
-        kind = _TYPES[data.pop("type")]
+        name = data.pop("type")
+        if isinstance(name, str) and name not in _TYPES:
+            raise UnknownEvent(f"an event {name!r}")
+        kind = _TYPES[name]
         known = {item.name for item in fields(kind)}
         values = {name: value for name, value in data.items() if name in known}
         if "message" in values:

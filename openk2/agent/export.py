@@ -45,7 +45,7 @@ def steps_of(events: Sequence[Event]) -> int:
 
 def messages(events: Sequence[Event]) -> list[Message]:
     """The whole conversation as it was, whatever was put away since; without the replies that were taken back."""
-    return [entry.message for entry in State.of(events).entries]
+    return [entry.message for entry in State.of(events).everything()]
 
 
 def openai(events: Sequence[Event], specs: Sequence[ToolSpec] = ()) -> str:

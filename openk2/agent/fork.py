@@ -1,7 +1,7 @@
 """A new run that begins like another: its first events, its files, and from there on a way of its own.
 
 The events are copied as they are. Files are copied as they are now, which may be later than the event: what tools have
-written since is there, what they have deleted since is not.
+written since is there, what they have deleted since is not. Runs within the run that began later are left out.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from openk2.agent.events import Event, RunStarted, UserSaid, to_line
+from openk2.agent.events import ChildStarted, Event, RunStarted, UserSaid, to_line
 from openk2.agent.log import LOG, new_id, read
 from openk2.agent.setup import Setup
 from openk2.errors import UserError
@@ -39,10 +39,12 @@ def fork(
     if say:
         kept.append(UserSaid(seq=upto + 1, ts=time.time(), text=say))
     folder = root / run
+    left = {source / LOG, *(source / event.folder for event in events[upto:] if isinstance(event, ChildStarted))}
     try:
         shutil.copytree(
-            source, folder, symlinks=True, copy_function=_copy, ignore=lambda at, _: [LOG] if Path(at) == source else []
-        )
+            source, folder, symlinks=True, copy_function=_copy,
+            ignore=lambda at, names: [name for name in names if Path(at, name) in left],
+        )  # fmt: skip
         _write(folder, kept)
     except (OSError, shutil.Error) as error:
         shutil.rmtree(folder, ignore_errors=True)
@@ -54,7 +56,8 @@ def started(first: RunStarted, run: str, parent: str, setup: Setup | None) -> Ru
     """The first event of the new run."""
     if setup is None:
         return replace(first, run=run, parent=parent)
-    return replace(setup.started(run, first.question, parent=parent), seq=first.seq, ts=first.ts)
+    made = setup.started(run, first.question, parent=parent)
+    return replace(made, seq=first.seq, ts=first.ts, outside=first.outside, private=first.private)
 
 
 def _write(folder: Path, events: Sequence[Event]) -> None:

@@ -281,6 +281,8 @@ class Heavy:
                 tools=started.tools if tools else (),
                 budget=self._own_budget(),
                 limits=asked,
+                outside=self.state.outside,
+                private=self.state.private,
             ),
         )
         with log:

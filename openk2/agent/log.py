@@ -16,7 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
-from openk2.agent.events import Event, RunFinished, RunStarted, from_line, to_line
+from openk2.agent.events import Event, RunFinished, RunStarted, UnknownEvent, from_line, to_line
 from openk2.errors import UserError
 from openk2.paths import data_dir, sync_folder
 
@@ -101,14 +101,17 @@ class Log:
         """Number the event, put it on disk, and return it. Raises UserError when the disk is full."""
         event = replace(event, seq=len(self.events) + 1, ts=time.time())
         line = to_line(event)
-        size = os.fstat(self._handle).st_size
+        size, count = os.fstat(self._handle).st_size, len(self.events)
         try:
             _write(self._handle, line)
             os.fsync(self._handle)
-        except OSError as error:
-            os.ftruncate(self._handle, size)  # half an event must not stand before the next one
-            raise _unwritable(self.folder, error) from None
-        self.events.append(event)
+            self.events.append(event)
+        except BaseException as error:  # Ctrl-C as well: who writes on must not find half an event, or one unknown
+            os.ftruncate(self._handle, size)
+            del self.events[count:]
+            if isinstance(error, OSError):
+                raise _unwritable(self.folder, error) from None
+            raise
         return event
 
     def close(self) -> None:
@@ -167,6 +170,8 @@ def _parse(data: bytes, folder: Path) -> tuple[list[Event], int]:
             event = from_line(data[place:end])
             if event.seq != len(events) + 1:
                 raise ValueError("numbers are missing")
+        except UnknownEvent as error:
+            raise UserError(f"{folder / LOG} holds {error} of another version of openk2; open it with that.") from None
         except ValueError as error:
             if data.find(b"\n", end + 1) < 0:
                 break

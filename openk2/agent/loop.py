@@ -111,6 +111,8 @@ class Loop:
             while self._said:
                 self._append(UserSaid(text=self._said.pop(0)))
             if answer := state.answered:
+                if answer.purpose == "answer":  # a process ended before it could say so
+                    return self._finish("budget", state.best_answer())
                 if answer.finish_reason == "length":  # by its own limit, or by what the budget had left
                     self.ledger.check(context.tokens(state), self.provider.price)
                 if check := verify.next_check(state):

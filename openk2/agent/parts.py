@@ -86,13 +86,11 @@ class Parts:
         """Start the MCP servers, in the event loop that the run will use; one that fails is a note."""
         if not self.servers or self._mcp is not None:
             return
-        from openk2.tools.many_tools import offered
         from openk2.tools.mcp import Servers
 
         self._mcp = await Servers.start(self.servers, log.workspace)
         self.notes += self._mcp.problems
-        made = self._made[log.folder]
-        made |= {name: tool for name, tool in offered(self._mcp.tools, len(made)).items() if name not in made}
+        self._made[log.folder] = self._with_servers(self._made[log.folder])
 
     def worker(
         self,
@@ -113,8 +111,8 @@ class Parts:
         if log.folder in self._made:
             return self._made[log.folder]
         made = self._make(log)
-        if self._mcp is not None:
-            made = {**self._mcp.tools, **made}
+        if log.started.tools:  # a merge may have none
+            made = self._with_servers(made)
         return {name: replace(tool, close=None) if name in self.own else tool for name, tool in made.items()}
 
     def sources(self, log: Log, end: RunFinished) -> list[Source]:
@@ -132,6 +130,15 @@ class Parts:
     async def aclose(self) -> None:
         await self.close_tools()
         await close(self.provider)
+
+    def _with_servers(self, made: dict[str, Tool]) -> dict[str, Tool]:
+        """The tools, and those of the MCP servers behind them."""
+        if self._mcp is None:
+            return made
+        from openk2.tools.many_tools import offered
+
+        theirs = offered(self._mcp.tools, len(made))
+        return made | {name: tool for name, tool in theirs.items() if name not in made}
 
     def _make(self, log: Log) -> dict[str, Tool]:
         names = [name for name in log.started.tools if name not in self.own and name != ASK_AGENT]

@@ -33,6 +33,10 @@ def _is_given_address(values: dict[str, Any], state: State) -> bool:
     if set(values) - {"url"} or not isinstance(values.get("url"), str) or not values["url"]:
         return False
     url = values["url"]
-    said = (entry.message.content for entry in state.everything() if entry.message.role == "user")
+    foreign = state.by_the_loop()
+    if state.started and state.started.outside:  # a task that a model wrote: strangers may have told it the address
+        foreign.add(state.started.seq)
+    told = (entry for entry in state.everything() if entry.message.role == "user" and entry.seq not in foreign)
+    said = (entry.message.content for entry in told)
     shown = (r.content for r in state.results.values() if r.name == "search" and r.origin in ("outside", "both"))
     return any(url in text.split() or f"({url})" in text for text in (*said, *shown))

@@ -10,14 +10,13 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
-from openk2.agent.context import call_line
+from openk2.agent.context import call_line, lines
 from openk2.agent.state import State
 from openk2.tools.base import Tool, ToolError, tool
 from openk2.tools.formats import PAGE_CHARS, format_find, format_open
 from openk2.tools.index import Document
 
 HANDLE = re.compile(r"r(\d+)")
-LINE_CHARS = 400  # a line that is longer is shown as several
 LINES_OF_ONE = 3  # of an output, when all are searched
 OUTPUTS = 20
 
@@ -82,7 +81,7 @@ def _output(id: str, state: State) -> Document | None:
     if not (match := HANDLE.fullmatch(name)):
         return None
     text = next((text for seq, _, text in _texts(state) if seq == int(match[1])), None)
-    return None if text is None else Document(name, name, tuple(_lines(text)))
+    return None if text is None else Document(name, name, tuple(lines(text)))
 
 
 def _texts(state: State) -> Iterator[tuple[int, str, str]]:
@@ -98,27 +97,19 @@ def _texts(state: State) -> Iterator[tuple[int, str, str]]:
     yield from sorted(told, reverse=True)
 
 
-def _lines(text: str) -> list[str]:
-    return [
-        line[start : start + LINE_CHARS]
-        for line in text.split("\n")
-        for start in range(0, max(1, len(line)), LINE_CHARS)
-    ]
-
-
 def _everywhere(state: State, pattern: str) -> str:
     """The lines of all that was shown and said that hold the text, newest first."""
     wanted = " ".join(pattern.split()).casefold()
     shown: list[str] = []
     found = hits = 0
     for seq, what, content in _texts(state):
-        lines = [(n, text) for n, text in enumerate(_lines(content), 1) if wanted in text.casefold()]
-        if not lines:
+        held = [(n, text) for n, text in enumerate(lines(content), 1) if wanted in text.casefold()]
+        if not held:
             continue
-        found, hits = found + 1, hits + len(lines)
+        found, hits = found + 1, hits + len(held)
         if found <= OUTPUTS:
             shown.append(f"In r{seq}, {what}:")
-            shown += [f"[r{seq}:{n}] {text}" for n, text in lines[:LINES_OF_ONE]]
+            shown += [f"[r{seq}:{n}] {text}" for n, text in held[:LINES_OF_ONE]]
     if not shown:
         return f"Nothing that was shown or said in this run holds {pattern!r}."
     return "\n".join([*shown, f"({hits} lines in {found} places in all)"])

@@ -233,7 +233,9 @@ class Setup:
         if "memory" in names:
             from openk2.agent.memory import memory_tool
 
-            made["memory"] = memory_tool(workspace.parent)
+            first = events[0] if events else None
+            within = first.run.count("/") if isinstance(first, RunStarted) else 0
+            made["memory"] = memory_tool([workspace.parent, *workspace.parent.parents][within])
         return {name: made[name] for name in names}
 
     def open_web(self, run: Path) -> Web:

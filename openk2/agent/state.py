@@ -131,6 +131,7 @@ class State:
         if isinstance(event, RunStarted):
             self.started, self.turn = event, event.seq
             self.habits = Habits.from_json(event.habits)
+            self.outside, self.private = event.outside, event.private
             if event.system:
                 self.entries.append(Entry(event.seq, Message("system", event.system)))
             self._said(event.seq, event.question)
@@ -208,6 +209,10 @@ class State:
         """The conversation with what was put away."""
         return [*self.put_away, *self.entries]
 
+    def by_the_loop(self) -> set[int]:
+        """The numbers of the messages that the loop wrote where else the person speaks."""
+        return {event.seq for event in (*self.guards, *self.checks)}
+
     @property
     def stuck(self) -> bool:
         """Whether a guard has ended this turn."""
@@ -220,7 +225,7 @@ class State:
         for reply in reversed(self.replies):
             if reply.seq <= self.turn or not is_empty(reply.message):
                 break
-            count += 1
+            count += reply.purpose != "notes"
         return count
 
     def best_answer(self) -> str:

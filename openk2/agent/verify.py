@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 
-from openk2.agent.context import handle
+from openk2.agent.context import handle, lines
 from openk2.agent.events import Checked, ToolFinished
 from openk2.agent.sources import cited, shown_lines
 from openk2.agent.state import State
@@ -53,11 +53,11 @@ def next_check(state: State) -> Checked | None:
 def audit(answer: str, state: State) -> list[str]:
     """The parts of an answer that no output of this run bears out, each as a sentence."""
     results = list(state.results.values())
-    lines = shown_lines(results)
+    shown = shown_lines(results)
     found = [
         f"[{id}:{line}] is cited, but no tool has shown this line."
         for id, line in cited(answer)
-        if (id, line) not in lines and not _own_output(id, line, results)
+        if (id, line) not in shown and not _own_output(id, line, results)
     ]
     known = _figures_known(state, results)
     for text in dict.fromkeys(_FIGURE.findall(_MARK.sub(" ", answer))):
@@ -74,7 +74,7 @@ def _worked(state: State) -> bool:
 
 
 def _own_output(id: str, line: int, results: list[ToolFinished]) -> bool:
-    return any(handle(result) == id and line <= result.content.count("\n") + 1 for result in results)
+    return any(handle(result) == id and line <= len(lines(result.content)) for result in results)
 
 
 def _figures_known(state: State, results: list[ToolFinished]) -> set[float]:

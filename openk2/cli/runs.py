@@ -119,9 +119,12 @@ def replay(run: str, run_dir: Path | None, run_tools: bool, as_json: bool) -> in
 
     from openk2.agent import log
     from openk2.agent.replay import replay as drive
+    from openk2.errors import UserError
 
     folder = find(run, run_dir)
     events = log.read(folder)
+    if not events:
+        raise UserError("The run was stopped before it began; there is nothing to replay.")
     with tempfile.TemporaryDirectory(prefix="k2-replay-") as scratch:
         tools = _tools(events[0], Path(scratch))  # type: ignore[arg-type]
         done = asyncio.run(drive(events, tools, Path(scratch), run_tools=run_tools))
@@ -200,17 +203,22 @@ def raise_budgets(log: Log, budgets: dict[str, Any], say: str | None) -> None:
     """Write down what the person gives more of, and says. A run that its budget ended is opened again."""
     from openk2.agent.events import BudgetRaised, UserSaid
     from openk2.agent.prompts import GO_ON
+    from openk2.agent.state import State
 
     ended = log.finished is not None and log.finished.reason == "budget"
     for axis, limit in budgets.items():
         if log.finished is None or ended or say:
             log.append(BudgetRaised(axis=axis, limit=limit))
     if say or (ended and budgets):
-        log.append(UserSaid(text=say or GO_ON))
+        state = State.of(log.events)
+        asked = (e.message for e in state.everything() if e.seq == state.turn and e.message.role == "user")
+        go_on = GO_ON if state.habits.steer else next(asked).content  # who reads each message alone is asked again
+        log.append(UserSaid(text=say or go_on))
 
 
 def _tools(first: RunStarted, folder: Path) -> dict[str, Tool]:
     """The tools of a run, with all that they have to open."""
+    from openk2.agent.ask_agent import DEPTH, NAME, tool_of
     from openk2.agent.results import with_results
     from openk2.agent.setup import Setup
     from openk2.agent.state import State
@@ -219,7 +227,13 @@ def _tools(first: RunStarted, folder: Path) -> dict[str, Tool]:
     setup = Setup.from_json(first.setup)
     if setup.mcp:
         raise UserError("This run has tools of MCP servers, which are not started here; use it from Python.")
-    made = setup.tools(first.tools, setup.index(), folder / "workspace")
+    made = setup.tools([name for name in first.tools if name != NAME], setup.index(), folder / "workspace")
+    if NAME in first.tools and first.run.count("children/") < DEPTH:
+
+        async def nobody(task: str) -> str:
+            raise UserError(f"No helper is asked here: {task}")
+
+        made[NAME] = tool_of(nobody)
     return with_results(made, State) if made else {}
 
 

@@ -148,7 +148,7 @@ class Tool:
             return self._result(value)
         except (ToolError, UserError) as error:
             return self._result(ToolResult(str(error), True))
-        except Exception as error:
+        except (Exception, SystemExit) as error:  # what ends a program of its own ends no run
             if clock.expired():  # a TimeoutError may also be the function's own
                 return ToolResult(f"{self.name} did not finish within {self.timeout:g} seconds and was stopped.", True)
             return self._result(ToolResult(f"{type(error).__name__}: {error}", True))

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from openk2.agent import context, ladder, log
-from openk2.agent.events import ContextCut, RunStarted, UserSaid
+from openk2.agent.events import ContextCut, Note, RunStarted, UserSaid
 from openk2.agent.loop import Loop
 from openk2.agent.state import State
 from openk2.chat.messages import Message
@@ -235,3 +235,28 @@ def test_what_was_said_opens_too(tmp_path: Path) -> None:
     assert "In r2, what you wrote:\n[r2:1] The blue key may be at a station." in said
     assert "In r1, what you were told:\n[r1:1] Where is the blue key?" in said
     assert opens.startswith("[r2:1] The blue key may be at a station.")
+
+
+def test_a_long_line_reads_on_where_it_was_cut(tmp_path: Path) -> None:
+    @tool(idempotent=True)
+    def dump() -> str:
+        """One long line."""
+        return " ".join(f"item-{n}" for n in range(2000))
+
+    def on(messages) -> Message:
+        more = re.search(r'open\(id="(r\d+)", line=(\d+)\) reads on', messages[-1].content)
+        assert more is not None
+        return call(("open", json.dumps({"id": more[1], "line": int(more[2])})), first=1)
+
+    with log.Log.create(tmp_path / "r") as opened:
+        opened.append(RunStarted(run="r", question="q", habits={"spill": 4000}))
+        asyncio.run(Loop(opened, ScriptedProvider([call(("dump", "{}")), on, say("Read.")]), {"dump": dump}).run())
+        shown = [m.content for m in context.messages(State.of(opened.events)) if m.role == "tool"]
+    last = re.findall(r"item-(\d+)", shown[0].partition("... ")[0])[-1]
+    first = re.findall(r"item-(\d+)", shown[1])[1]
+    assert int(last) - 60 < int(first) <= int(last) + 1
+
+
+def test_notes_that_come_empty_are_no_empty_replies(tmp_path: Path) -> None:
+    _, _, opened = survey(tmp_path / "r", notes=False)
+    assert not [event for event in opened.events if isinstance(event, Note)]

@@ -13,16 +13,19 @@ from typing import Any
 
 import pytest
 
-from openk2.agent.events import RunStarted, UserSaid
+from openk2.agent.ask_agent import loop_for
+from openk2.agent.events import ContextCut, RunStarted, UserSaid
 from openk2.agent.export import KINDS, export
 from openk2.agent.log import Log, read
 from openk2.agent.loop import Loop
 from openk2.agent.memory import memory_tool, search
+from openk2.agent.setup import Setup
 from openk2.chat.messages import Message
 from openk2.cli.main import run
 from openk2.errors import UserError
 from openk2.providers.scripted import ScriptedProvider, Step, call, say
 from openk2.tools.base import ToolResult, tool
+from openk2.tools.calculator import calculator
 
 PIXEL = base64.b64decode(
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
@@ -69,6 +72,15 @@ def test_openai_and_jsonl(tmp_path: Path) -> None:
     assert whole["messages"][3]["tool_call_id"] == whole["messages"][2]["tool_calls"][0]["id"]
     assert whole["tools"][0]["function"]["name"] == "search"
     assert export(folder, "jsonl").encode() == (folder / "log.jsonl").read_bytes()
+
+
+def test_what_was_put_away_is_exported_too(tmp_path: Path) -> None:
+    folder = record(tmp_path / "r", *STEPS)
+    with Log.open(folder) as log:
+        log.append(ContextCut(kind="fresh", upto=len(log.events)))
+        log.append(UserSaid(text="And then?"))
+    roles = [message["role"] for message in json.loads(export(folder, "openai"))["messages"]]
+    assert roles == ["system", "user", "assistant", "tool", "tool", "assistant", "user"]
 
 
 def test_a_training_record_is_read_by_training(tmp_path: Path) -> None:
@@ -183,6 +195,23 @@ def test_replay_by_command(home: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert "Event 2 differs in its request" in out and "system prompt" in out
 
 
+def test_replay_of_a_run_with_helpers_and_of_one_that_never_began(
+    home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    where = ["--run-dir", str(home / "runs")]
+    folder = home / "runs" / "20260101-000000-aa"
+    with Log.create(folder) as log:
+        log.append(RunStarted(run=folder.name, question=ASKED, tools=("calculator", "ask_agent")))
+        task = call(("ask_agent", '{"task": "Six times seven?"}'))
+        ways = ScriptedProvider([lambda m: say("42") if m[0].content != ASKED else task, say("It is 42.")])
+        asyncio.run(loop_for(log, ways, lambda _: {"calculator": calculator}).run())
+    assert run(["runs", "replay", "last", *where]) == 0
+    (empty := home / "runs" / "20260102-000000-aa").mkdir()
+    (empty / "log.jsonl").touch()
+    assert run(["runs", "replay", "last", *where]) == 2
+    assert "stopped before it began" in capsys.readouterr().err
+
+
 def test_more_budget_opens_a_run_that_its_budget_ended(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     where = ["--run-dir", str(home / "runs")]
     assert run(["ask", "Which of Kenya and Ghana has more people?", "--steps", "1", *where]) == 0
@@ -190,6 +219,7 @@ def test_more_budget_opens_a_run_that_its_budget_ended(home: Path, capsys: pytes
     assert run(["runs", "resume", "last", *where]) == 0  # gives what there is
     capsys.readouterr()
     assert run(["runs", "resume", "last", "--steps", "20", *where]) == 0
+    assert "Kenya" in capsys.readouterr().out  # the embedded model is told its question again: it reads no other word
     events = [event.type for event in read(next((home / "runs").iterdir()))]
     assert events.count("budget.raised") == 1 and events[-1] == "run.finished"
 
@@ -211,6 +241,17 @@ def test_memory_finds_earlier_answers_and_nothing_private(tmp_path: Path, home: 
     assert "A yellow one." in search(runs, "submarine")
     assert search(runs, "submarine", without="d") == "No earlier run fits."
     assert asyncio.run(remember.run('{"query": "???"}')).is_error
+
+
+def test_memory_of_a_run_within_a_run_is_that_of_the_whole(tmp_path: Path, home: Path) -> None:
+    record(tmp_path / "a", say("It has twelve apple trees."), question="What is in the garden?")
+    record(tmp_path / "now", say("Two pear trees."), question="Garden now?")
+    record(tmp_path / "now/paths/1", say("Three plum trees."), question="Garden now?")
+    for name in ("now/paths/2", "now/paths/1/children/1", "now/merge"):
+        place, first = tmp_path / name / "workspace", RunStarted(run=name, question="?")
+        made = Setup(memory=True).tools(["memory"], None, place, [first])["memory"]
+        shown = asyncio.run(made.run('{"query": "garden"}')).content
+        assert "apple" in shown and "plum" not in shown and "pear" not in shown
 
 
 def test_memory_forgets_what_is_gone_or_damaged(tmp_path: Path, home: Path) -> None:

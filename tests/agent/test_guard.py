@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from openk2.agent import context, log, prompts
-from openk2.agent.events import Guarded, RunFinished, RunStarted
+from openk2.agent.events import Guarded, RunFinished, RunStarted, UserSaid
 from openk2.agent.guard import Babble
 from openk2.agent.loop import Loop
 from openk2.agent.state import State
@@ -129,3 +129,19 @@ def test_a_reply_without_end_is_stopped_and_the_model_told(tmp_path: Path) -> No
         end = asyncio.run(Loop(opened, Babbling([]), {}).run())
         assert end.answer == "Sorry: 4."
         assert context.messages(State.of(opened.events))[1].content == prompts.BABBLE
+
+
+def test_babble_counts_anew_for_each_question(tmp_path: Path) -> None:
+    class Babbling(ScriptedProvider):
+        async def stream(self, messages, tools, limits):
+            while messages[-1].content != prompts.BABBLE:
+                yield Delta("content", "I should think about it. ")
+            yield Reply(say("Sorry: 4."), Usage(), "stop")
+
+    with log.Log.create(tmp_path / "r") as opened:
+        opened.append(RunStarted(run="r", question="q", budget={"steps": 1}))
+        for turn in range(4):
+            if turn:
+                opened.append(UserSaid(text="And now?"))
+            assert asyncio.run(Loop(opened, Babbling([]), {}).run()).answer == "Sorry: 4."
+        assert [guard.action for guard in State.of(opened.events).guards] == ["nudge"] * 4

@@ -15,12 +15,14 @@ from openk2.agent.ask_agent import DEPTH, loop_for
 from openk2.agent.budget import Budget
 from openk2.agent.children import family
 from openk2.agent.events import ChildFinished, ChildStarted, RunFinished, RunStarted, ToolFinished, ToolStarted
+from openk2.agent.fork import fork
 from openk2.agent.habits import Habits
 from openk2.agent.sources import sources
-from openk2.chat.messages import Message, ToolSpec
+from openk2.chat.messages import Message, ToolCall, ToolSpec
 from openk2.errors import UserError
 from openk2.providers.base import Delta, Limits, Reply
 from openk2.providers.scripted import ScriptedProvider, call, say
+from openk2.tools.base import tool
 from openk2.tools.index import Document, Index
 from openk2.tools.search import search_tools
 
@@ -183,3 +185,47 @@ def test_a_helper_that_fails_is_told_to_the_run(tmp_path: Path) -> None:
         "The service is down.",
         "The task is empty; write what the helper is to find out.",
     }
+
+
+def test_a_fork_from_before_a_helper_does_not_find_its_answer(tmp_path: Path) -> None:
+    provider = ByTask({"Q": [ask("when?"), say("1931")], "when?": [say("It was 1931.")]})
+    work(begin(tmp_path / "r"), provider)
+    made = fork(tmp_path / "r", 1, tmp_path)
+    again = ByTask({"Q": [ask("how long?"), say("212 m")], "how long?": [say("It is 212 m.")]})
+    work(log.Log.open(made), again)
+    (result,) = [event for event in log.read(made) if isinstance(event, ToolFinished)]
+    assert result.content == "It is 212 m."
+    later = fork(tmp_path / "r", None, tmp_path)
+    assert (later / "children/1" / log.LOG).exists()
+
+
+def test_helpers_at_the_same_time_ask_the_person_one_after_the_other(tmp_path: Path) -> None:
+    at_once: list[int] = []
+    asking = 0
+
+    @tool(needs_approval=True)
+    def send(text: str) -> str:
+        """Send."""
+        return "sent"
+
+    async def approve(made: ToolCall, why: str) -> bool:
+        nonlocal asking
+        asking += 1
+        at_once.append(asking)
+        await asyncio.sleep(0.01)
+        asking -= 1
+        return True
+
+    sending = [call(("send", '{"text": "x"}')), say("sent")]
+    provider = ByTask({"Q": [ask("a", "b"), say("done")], "a": sending, "b": sending})
+    with begin(tmp_path / "r") as opened:
+        asyncio.run(loop_for(opened, provider, lambda _: {"send": send}, approve=approve).run())
+    assert at_once == [1, 1]
+
+
+def test_what_a_failed_helper_used_still_counts_after_a_restart(tmp_path: Path) -> None:
+    def down(_: Sequence[Message]) -> Message:
+        raise UserError("The service is down.")
+
+    provider = ByTask({"Q": [ask("when?"), say("I do not know.")], "when?": [OPEN, down]})
+    assert work(begin(tmp_path / "r"), provider).steps == 3

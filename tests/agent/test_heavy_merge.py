@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 from heavy_scripts import QUESTION, Scripts, begin, logs, replies, work  # type: ignore[import-not-found]
@@ -13,8 +16,10 @@ from openk2.agent import log
 from openk2.agent.answers import key
 from openk2.agent.events import ChildFinished, ReplyReceived, RunStarted, ToolFinished
 from openk2.agent.merge import ROUNDS
+from openk2.agent.parts import Parts
+from openk2.agent.setup import Setup
 from openk2.chat.messages import Message
-from openk2.providers.scripted import call, say
+from openk2.providers.scripted import ScriptedProvider, call, say
 from openk2.tools.calculator import calculator
 from openk2.tools.index import Document, Index
 from openk2.tools.search import search_tools
@@ -81,6 +86,14 @@ def test_six_wrong_paths_outvote_two_and_the_aggregator_does_not_count_heads(tmp
     merged = log.read(tmp_path / "agent" / "merge")
     assert isinstance(merged[0], RunStarted) and merged[0].parent == "agent"
     assert [event.name for event in merged if isinstance(event, ToolFinished)] == ["search_paths", "get_segment"]
+
+
+def test_the_merge_knows_from_its_first_step_what_the_paths_have_read(tmp_path: Path) -> None:
+    """What they answered stands in its question."""
+    tools = {**TOOLS, "open": replace(TOOLS["open"], untrusted=True, private=True)}
+    work(begin(tmp_path / "r", merge="agent"), Scripts(PATHS, Reader().steps()), tools)
+    first = log.read(tmp_path / "r" / "merge")[0]
+    assert isinstance(first, RunStarted) and first.outside and first.private
 
 
 def test_without_the_evidence_in_the_logs_the_same_aggregator_finds_nothing(tmp_path: Path) -> None:
@@ -208,3 +221,13 @@ def test_answers_that_are_the_same(one: str, other: str) -> None:
 )
 def test_answers_that_are_not(one: str, other: str, question: str) -> None:
     assert not key(one, question).same(key(other, question))
+
+
+def test_runs_within_a_run_have_the_tools_of_servers_where_they_have_tools(tmp_path: Path) -> None:
+    parts = Parts(Setup("heavy"), ScriptedProvider([]), None)
+    many = {f"own_{n}": replace(calculator, name=f"own_{n}") for n in range(80)}
+    parts._mcp = cast(Any, SimpleNamespace(tools=many))
+    for name, tools in (("merge", ()), ("paths/1", ("calculator",))):
+        with log.Log.create(tmp_path / name) as opened:
+            opened.append(RunStarted(run=f"r/{name}", question="?", tools=tools))
+            assert list(parts.tools(opened)) == ([*tools, "find_tools", "call_tool"] if tools else [])

@@ -119,3 +119,39 @@ def test_folders_newest_first(tmp_path: Path) -> None:
         filled(tmp_path / name)
     (tmp_path / "other").mkdir()
     assert [p.name for p in log.folders(tmp_path)] == ["20260102-000000-aa", "20260101-000000-aa"]
+
+
+@pytest.mark.parametrize("at", ["write", "fsync"])
+def test_ctrl_c_in_the_middle_of_a_write_leaves_the_log_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: str
+) -> None:
+    """Pressed twice it interrupts anything, and a chat goes on writing the same log."""
+    real = getattr(os, at)
+
+    def interrupted(handle: int, *given: bytes) -> int:
+        real(handle, *(data[: len(data) // 2] for data in given))
+        raise KeyboardInterrupt
+
+    with log.Log.create(tmp_path / "r") as opened:
+        opened.append(RunStarted(run="r", question="q?"))
+        with monkeypatch.context() as patch:
+            patch.setattr(os, at, interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                opened.append(Note(text="lost"))
+        opened.append(Note(text="kept"))
+        assert log.read(tmp_path / "r") == opened.events
+
+
+@pytest.mark.parametrize("last", ["last", "middle"])
+def test_events_of_a_later_version_are_not_cut_off(tmp_path: Path, last: str) -> None:
+    filled(tmp_path / "r")
+    place = tmp_path / "r" / log.LOG
+    with place.open("ab") as file:
+        file.write(b'{"seq":5,"ts":1.0,"type":"dreamt","text":"x"}\n')
+        if last == "middle":
+            file.write(to_line(Note(seq=6, text="after")))
+    before = place.read_bytes()
+    for opening in (log.Log.open, log.read):
+        with pytest.raises(UserError, match="another version"):
+            opening(tmp_path / "r")
+    assert place.read_bytes() == before

@@ -248,3 +248,21 @@ def test_a_result_keeps_its_files_and_source():
 
     result = run(draw)
     assert result.files == ("a.png",) and result.source == "https://a.example/" and "left out" in result.content
+
+
+def test_a_tool_that_ends_the_program_ends_only_its_call():
+    import sys
+
+    @tool
+    def leave() -> str:
+        """Leave."""
+        sys.exit(3)
+
+    @tool
+    async def leave_later() -> str:
+        """Leave."""
+        sys.exit(3)
+
+    for made in (leave, leave_later):
+        result = run(made)
+        assert result.is_error and "SystemExit: 3" in result.content
