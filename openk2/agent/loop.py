@@ -44,8 +44,8 @@ NO_ROOM = (
     " with a longer window."
 )
 NOT_FOUND = (
-    "I could not find that in the documents: no line has these words. Ask in words that stand there, or connect a larger"
-    " model: k2 ask --base-url URL --model NAME"
+    "I could not find that in the documents: no line has these words. Ask in words that stand there, or connect a"
+    " larger model: k2 ask --base-url URL --model NAME"
 )
 STUCK = "No answer was reached: the run went in circles. Ask in other words, or use a stronger model."
 EMPTY_REPLIES = 2  # in a row: the first is asked for again
