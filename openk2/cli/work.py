@@ -33,6 +33,7 @@ def work(log: Log, *, as_json: bool = False, quiet: bool = False, yes: bool = Fa
     `yes`: calls that need a person's word are allowed unasked. Else they are asked about where there is a terminal.
     """
     terminal = Terminal(quiet=quiet or as_json)
+    terminal.recall(log.events)
     try:
         end, found = _run(log, terminal, yes)
     except KeyboardInterrupt:
@@ -69,6 +70,8 @@ def _run(log: Log, terminal: Terminal, yes: bool) -> tuple[RunFinished, list[Sou
                 approve=consent.approve if yes or asked else None,
                 more=consent.more if asked else None,
             )
+            if tree:
+                terminal.end()  # the live lines begin on a line of their own
             with tree or nullcontext():
                 end = await worker.run()
             return end, parts.sources(log, end)
