@@ -246,7 +246,7 @@ def test_control_c_stops_the_turn_and_keeps_the_chat(serve: Serve, home: Path) -
         screen.wait("stopped")
         screen.type("And now?\r")
         screen.wait("5 messages.")
-        screen.wait("1 steps")
+        screen.wait("1 step")
         screen.type("/quit\r")
         assert screen.child.wait(30) == 0
     events = log.read(newest())
