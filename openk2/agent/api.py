@@ -11,14 +11,14 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mappin
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Generic, TypeVar, cast
+from typing import Any, Generic, TypeVar, cast, get_args
 
 from openk2.agent.background import Background
 from openk2.agent.events import BudgetSpent, Event, RunFinished, RunReason, UserSaid
 from openk2.agent.export import messages
 from openk2.agent.log import Log, new_id, read, runs_dir
 from openk2.agent.parts import Parts
-from openk2.agent.setup import Setup, close
+from openk2.agent.setup import Mode, Setup, close
 from openk2.agent.sources import Source
 from openk2.agent.structured import Form
 from openk2.chat.messages import Message, ToolCall
@@ -99,6 +99,12 @@ class Agent:
         self._servers = servers_of(mcp) if mcp else []
         names = tuple(server.name for server in self._servers)
         self.setup = Setup(model=model, base_url=base_url, docs=tuple(map(str, places)), mcp=names, **settings)
+        if self.setup.mode not in get_args(Mode):
+            raise UserError(f"There is no mode {self.setup.mode!r}; choose from {', '.join(get_args(Mode))}.")
+        for axis in ("steps", "max_tokens", "max_seconds", "max_cost"):
+            limit = getattr(self.setup, axis)
+            if limit is not None and not limit > 0:
+                raise UserError(f"{axis} is more than 0, or None for no limit of its own; not {limit}.")
         self._names: tuple[str, ...] | None = None
         self._own: dict[str, Tool] = {}
         if tools is not None:

@@ -45,12 +45,13 @@ class Asking:
         Raises Spent where the ledger has no room for it, and what the provider raises.
         """
         state = self.state
-        conversation = context.messages(state)
+        conversation, read = context.messages(state), context.tokens(state)
         if word:
-            conversation = [*conversation, Message("user", word)]
+            last = Message("user", word)
+            conversation, read = [*conversation, last], read + round(context.size([last]) / context.CHARS_A_TOKEN)
             limits = replace(limits, tool_choice="none")
         grant = ledger.reserve(
-            prompt=context.tokens(state) + round(len(word) / context.CHARS_A_TOKEN),
+            prompt=read,
             price=self.provider.price,
             wanted=limits.max_tokens,
             last=purpose == "answer",

@@ -18,7 +18,7 @@ from openk2.tools.base import Tool, ToolResult
 E = TypeVar("E", bound=Event)
 Approve = Callable[[ToolCall, str], Awaitable[bool]]
 
-INTERRUPTED = "interrupted, outcome unknown: this call was running when the process ended. Check before repeating it."
+INTERRUPTED = "interrupted, outcome unknown: this call was running when the run was stopped. Check before repeating it."
 REFUSED = "The person did not approve this call; it was not run."
 NOBODY = "This call needs a person's approval and nobody can be asked here; it was not run. Go on without it."
 TOO_LATE = "The budget of the run ended before this call was done."

@@ -213,11 +213,20 @@ class Heavy:
         if number > 1 and not asked.get("temperature") and self._greedy():
             asked["temperature"] = WARM
         return replace(
-            started, run=f"{started.run}/paths/{number}", parent=started.run, budget=self._own_budget(), limits=asked
+            started,
+            run=f"{started.run}/paths/{number}",
+            parent=started.run,
+            setup=self._own_setup(),
+            budget=self._own_budget(),
+            limits=asked,
         )
 
     def _greedy(self) -> bool:
         return not self.setup.served and not self.setup.profile.get("temperature", 0.0)
+
+    def _own_setup(self) -> dict[str, Any]:
+        """A child is one run, which may be resumed, replayed and forked by itself."""
+        return {**self.log.started.setup, "mode": "agent"}
 
     def _own_budget(self) -> dict[str, Any]:
         """A child is limited by the ledger of its parent, and by the steps of a single run."""
@@ -277,6 +286,7 @@ class Heavy:
                 run=f"{started.run}/{name}",
                 parent=started.run,
                 question=question,
+                setup=self._own_setup(),
                 system=started.system if tools else prompts.CHAT,
                 tools=started.tools if tools else (),
                 budget=self._own_budget(),

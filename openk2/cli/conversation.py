@@ -148,8 +148,13 @@ class Conversation:
     async def _answer(self, log: Log) -> RunFinished:
         if self._parts is None:
             servers = settings.servers() if self.setup.mcp else ()
-            self._parts = await asyncio.to_thread(Parts.open, log, servers=servers)
-            await self._parts.connect(log)
+            parts = await asyncio.to_thread(Parts.open, log, servers=servers)
+            try:
+                await parts.connect(log)
+            except BaseException:  # Ctrl-C while servers start: the next turn starts them again
+                await parts.aclose()
+                raise
+            self._parts = parts
             for note in self._parts.notes:
                 self.terminal.note(note)
         self.terminal.wait(f"{self._parts.provider.name} is reading")

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from openk2.agent import context, log, prompts
-from openk2.agent.budget import Budget
+from openk2.agent.budget import Budget, Ledger
 from openk2.agent.calls import INTERRUPTED, NOBODY, REFUSED
 from openk2.agent.events import (
     BudgetRaised,
@@ -152,6 +152,19 @@ def test_budget_of_steps_keeps_the_last_for_the_answer(tmp_path: Path) -> None:
     assert (end.reason, end.answer, end.steps) == ("budget", "It is 42.", 3)
     assert asked[2] == ("none", prompts.LAST_CALL) and asked[1][0] is None
     assert "budget" in kinds(log.read(tmp_path / "r"))
+
+
+def test_the_word_that_asks_for_the_last_answer_is_reserved_too(tmp_path: Path, monkeypatch) -> None:
+    real, read = Ledger.reserve, []
+
+    def reserve(self, *, prompt: int, **more):
+        read.append(prompt)
+        return real(self, prompt=prompt, **more)
+
+    monkeypatch.setattr(Ledger, "reserve", reserve)
+    steps = [call(("calculator", text)) for text in SEARCHES] + [say("It is 42.")]
+    work(begin(tmp_path / "r", budget=Budget(steps=3)), steps)
+    assert read[-1] >= read[-2] + len(prompts.LAST_CALL) / 4  # the one before found no room: nothing came between
 
 
 def test_a_model_that_calls_to_the_end_leaves_its_best_answer(tmp_path: Path) -> None:

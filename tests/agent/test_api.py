@@ -214,6 +214,9 @@ def test_the_embedded_model_has_no_types(home: Path) -> None:
     [
         ({"docs": ["/nowhere"]}, "There is no file or folder /nowhere"),
         ({"stepps": 3}, "no setting 'stepps'; it has"),
+        ({"mode": "hevy"}, "no mode 'hevy'; choose from"),
+        ({"steps": 0}, "steps is more than 0"),
+        ({"max_cost": -1.0}, "max_cost is more than 0"),
         ({"model": "kimi"}, "There is no model 'kimi'"),
         ({"tools": ["fly"]}, "fly"),
         ({"tools": [lambda x: x]}, "docstring|type"),

@@ -21,12 +21,16 @@ from openk2.agent.events import (
     RunStarted,
     RunStopped,
 )
+from openk2.agent.fork import fork
 from openk2.agent.heavy import Heavy
+from openk2.agent.loop import Loop
+from openk2.agent.parts import Parts
+from openk2.agent.replay import replay
 from openk2.agent.sources import sources
 from openk2.chat.messages import Message
 from openk2.errors import UserError
 from openk2.providers.base import Price
-from openk2.providers.scripted import call, say
+from openk2.providers.scripted import ScriptedProvider, call, say
 from openk2.tools.calculator import calculator
 from openk2.tools.index import Document, Index
 from openk2.tools.search import search_tools
@@ -293,3 +297,13 @@ def test_one_question_to_a_person_at_a_time(tmp_path: Path) -> None:
 
     provider = Scripts({n: [call(("send", '{"text": "x"}')), say("1931")] for n in range(1, 5)})
     assert work(begin(tmp_path / "r", paths=4), provider, {"send": send}, approve=approve).answer == "1931"
+
+
+def test_a_path_is_a_run_to_replay_and_to_fork(tmp_path: Path) -> None:
+    work(begin(tmp_path / "r", paths=2), Scripts({1: [call(SUM), say("1931")], 2: [say("1931")]}), TOOLS)
+    done = asyncio.run(replay(log.read(tmp_path / "r/paths/1"), TOOLS, tmp_path / "scratch"))
+    assert done.same and done.events == done.recorded
+    made = fork(tmp_path / "r/paths/1", 1, tmp_path)
+    with log.Log.open(made) as opened:
+        parts = Parts.open(opened, provider=ScriptedProvider([say("1931")]))
+        assert isinstance(parts.worker(opened), Loop)  # not as many paths again
