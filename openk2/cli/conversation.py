@@ -133,6 +133,8 @@ class Conversation:
 
     async def _answer(self, log: Log) -> RunFinished:
         if self._parts is None:
+            if self.setup.docs:
+                self.terminal.wait("the documents are being read")
             servers = settings.servers() if self.setup.mcp else ()
             self._parts = await asyncio.to_thread(Parts.open, log, servers=servers)
             await self._parts.connect(log)
