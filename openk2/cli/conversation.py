@@ -147,6 +147,8 @@ class Conversation:
 
     async def _answer(self, log: Log) -> RunFinished:
         if self._parts is None:
+            if self.setup.docs:
+                self.terminal.wait("the documents are being read")
             servers = settings.servers() if self.setup.mcp else ()
             parts = await asyncio.to_thread(Parts.open, log, servers=servers)
             try:

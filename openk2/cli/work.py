@@ -53,6 +53,8 @@ def work(log: Log, *, as_json: bool = False, quiet: bool = False, yes: bool = Fa
 
 
 def _run(log: Log, terminal: Terminal, yes: bool) -> tuple[RunFinished, list[Source]]:
+    if log.started.setup.get("docs"):
+        terminal.wait("the documents are being read")
     parts = Parts.open(log, servers=settings.servers() if log.started.setup.get("mcp") else ())
     asked = keyboard.present()
     tree = Tree(log.events, quiet=terminal.quiet) if parts.setup.mode == "heavy" else None
