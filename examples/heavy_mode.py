@@ -13,7 +13,7 @@ from openk2.agent.events import ChildFinished, ChildStarted, Note
 
 
 def main() -> None:
-    question = " ".join(sys.argv[1:]) or "Which of Kenya and Ghana has the longer coastline?"
+    question = " ".join(sys.argv[1:]) or "Which of Kenya, Ghana and Chad has the most people per square kilometre?"
     with Agent(mode="heavy", paths=3, merge="evidence") as agent:
         for item in agent.stream(question):
             match item:

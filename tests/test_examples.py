@@ -17,7 +17,7 @@ SAYS = {
     "own_tool": ["asked: order asks", "ordered 9 more", "'apples': 12"],
     "structured_answer": ["Peru: Lima, 2,414 km"],
     "stream_events": ["→ search", "steps"],
-    "heavy_mode": ["paths/3 begins", "path 1 ended"],
+    "heavy_mode": ["paths/3 begins", "path 1 ended", "gave this answer", "It is Ghana: 148.1"],
     "replay_and_fork": ["6 of 6 events are the same", "differs in its content", "204,744"],
 }
 LONGEST = 60  # lines

@@ -18,6 +18,7 @@ from openk2.agent.context import call_line, handle
 from openk2.agent.events import Guarded, ReplyReceived, ToolFinished
 from openk2.agent.state import State
 from openk2.chat.messages import ToolCall
+from openk2.tools.formats import NO_LINE
 
 WINDOW = 24  # calls that are looked back at
 SAME = 3  # times the same call gave the same result
@@ -51,6 +52,18 @@ def look(state: State) -> Guarded | None:
         if found := find(made):
             return _action(state, kind, *found)
     return None
+
+
+def empty_handed(state: State) -> bool:
+    """Whether the last reply only searched and no line was found, by a model that cannot be told to try other words.
+
+    Such a model has been shown lines after each search it was trained on: asked on, it makes them up.
+    """
+    last = state.last
+    if state.habits.steer or last is None or last.seq <= state.turn or not last.message.tool_calls:
+        return False
+    results = [state.results.get((last.seq, index)) for index in range(len(last.message.tool_calls))]
+    return all(result is not None and result.name == "search" and result.content == NO_LINE for result in results)
 
 
 def _action(state: State, kind: str, text: str, since: int) -> Guarded:

@@ -43,6 +43,10 @@ NO_ROOM = (
     "No answer was reached before the conversation filled the model's window; ask a narrower question, or use a model"
     " with a longer window."
 )
+NOT_FOUND = (
+    "I could not find that in the documents: no line has these words. Ask in words that stand there, or connect a"
+    " larger model: k2 ask --base-url URL --model NAME"
+)
 STUCK = "No answer was reached: the run went in circles. Ask in other words, or use a stronger model."
 EMPTY_REPLIES = 2  # in a row: the first is asked for again
 
@@ -124,6 +128,8 @@ class Loop:
                 return self._finish("stuck", state.best_answer() or STUCK)
             if state.empty_replies >= EMPTY_REPLIES:
                 return self._finish("empty", state.best_answer() or NO_ANSWER)
+            if guard.empty_handed(state):
+                return self._finish("stop", NOT_FOUND)
             if circle := guard.look(state):
                 self._append(circle)
                 continue

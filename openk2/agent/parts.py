@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -66,15 +67,19 @@ class Parts:
             raise UserError("This run has the model of a Python program; go on with it there: Agent(...).resume(RUN).")
         notes: list[str] = []
 
-        def opened() -> Index | None:
-            if not _searches(names):
-                return None
-            return setup.index(lambda path, why: notes.append(f"left out: {path} {why}"))
+        opening: Future[Index | None] = Future()
 
-        with ThreadPoolExecutor(1) as pool:  # the documents are read while the model loads
-            opening = pool.submit(opened)
-            provider = provider or setup.provider()
-            index = opening.result()
+        def opened() -> None:
+            try:
+                left_out = lambda path, why: notes.append(f"left out: {path} {why}")  # noqa: E731
+                opening.set_result(setup.index(left_out) if _searches(names) else None)
+            except BaseException as error:
+                opening.set_exception(error)
+
+        # The documents are read while the model loads; a thread that Ctrl-C need not wait for.
+        threading.Thread(target=opened, daemon=True).start()
+        provider = provider or setup.provider()
+        index = opening.result()
         named = [server for server in servers if server.name in setup.mcp]
         lost = sorted(set(setup.mcp) - {server.name for server in named})
         notes += [f"the MCP server {name} is not in the settings any more" for name in lost]

@@ -34,11 +34,16 @@ HISTORY = 1000  # lines
 STOPPED = "The person stopped this turn before the call was done."
 
 HELP = """\
-/mode chat|agent     with tools or without          /model NAME [BASE_URL]   another model
-/effort low|...|max  how much to think and doubt    /docs PATH ...           what is searched; /docs library
-/run                 this chat's run                /save FILE               as .html, .jsonl or .json
-/help                this                           /quit                    leave (or Ctrl-D)
-What you type while it works is told to the model at once. Ctrl-C stops the turn."""
+/mode chat|agent              without tools, or with them
+/model NAME [BASE_URL]        another model
+/effort low|medium|high|max   how much to think and doubt
+/docs PATH ...                what is searched; /docs library: the embedded one
+/run                          how to come back to this chat
+/save FILE                    write it as .html, .jsonl or .json
+/help                         this
+/quit                         leave (or Ctrl-D)
+What you type while it works is told to the model before its next step.
+Ctrl-C stops the turn."""
 
 
 class Conversation:
@@ -142,6 +147,8 @@ class Conversation:
 
     async def _answer(self, log: Log) -> RunFinished:
         if self._parts is None:
+            if self.setup.docs:
+                self.terminal.wait("the documents are being read")
             servers = settings.servers() if self.setup.mcp else ()
             parts = await asyncio.to_thread(Parts.open, log, servers=servers)
             try:

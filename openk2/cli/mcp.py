@@ -75,6 +75,7 @@ def _serve(app: object, port: int, token: str) -> int:
     bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         bound.bind(("127.0.0.1", port))
+        bound.listen()  # before the address is told
     except OSError as error:
         raise UserError(f"The port {port} cannot be used ({error.strerror}); choose another with --port.") from None
     place = f"http://127.0.0.1:{bound.getsockname()[1]}/mcp"

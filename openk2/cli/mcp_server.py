@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import hmac
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import replace
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from mcp.server.mcpserver import Context, MCPServer
+from mcp.server.mcpserver.exceptions import ToolError as Failed
 from mcp.server.transport_security import TransportSecuritySettings
 from mcp.types import CallToolResult, TextContent, ToolAnnotations
 
@@ -25,6 +27,7 @@ from openk2.agent.setup import Setup, close
 from openk2.agent.sources import sources
 from openk2.errors import UserError
 from openk2.tools import toolset
+from openk2.tools.base import ToolError
 from openk2.tools.formats import shorten
 
 INSTRUCTIONS = (
@@ -58,8 +61,21 @@ def made(setup: Setup, runs: Path, roots: Sequence[Path]) -> MCPServer:
 
     server.add_tool(ask, annotations=ToolAnnotations(read_only_hint=False, destructive_hint=False))
     for tool in toolset(["search", "open", "find"], index=replace(setup, mode="agent").index()).values():
-        server.add_tool(tool.function, name=tool.name, description=tool.description, annotations=READS)
+        server.add_tool(_said(tool.function), name=tool.name, description=tool.description, annotations=READS)
     return server
+
+
+def _said(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function with its failures as the client's model is to read them; the library keeps all others to itself."""
+
+    @functools.wraps(function)
+    def call(*args: Any, **named: Any) -> Any:
+        try:
+            return function(*args, **named)
+        except (ToolError, UserError) as error:
+            raise Failed(str(error)) from None
+
+    return call
 
 
 def _below(path: str, roots: Sequence[Path]) -> Path:

@@ -37,7 +37,11 @@ def list_runs(run_dir: Path | None, as_json: bool) -> None:
     from openk2.cli.terminal import clip, one_line
     from openk2.errors import UserError
 
-    for folder in log.folders(run_dir or log.runs_dir()):
+    root = run_dir or log.runs_dir()
+    folders = list(log.folders(root))
+    if not folders:
+        click.echo(f"There are no runs in {root} yet.", err=True)
+    for folder in folders:
         try:
             events = log.read(folder)
         except UserError as error:
@@ -55,16 +59,20 @@ def list_runs(run_dir: Path | None, as_json: bool) -> None:
         else:
             when = time.strftime("%Y-%m-%d %H:%M", time.localtime(events[0].ts))
             question = clip(one_line(events[0].question), 70)
-            click.echo(f"{folder.name}  {when}  {state:8} {steps:4} steps {seconds:8.1f} s  {question}")
+            took = f"{steps:4} {'step ' if steps == 1 else 'steps'} {seconds:8.1f} s"
+            click.echo(f"{folder.name}  {when}  {state:8} {took}  {question}")
 
 
 @command.command(cls=settings.Command)
-@click.argument("run")
+@click.argument("run", default="last")
 @settings.run_dir_option
 @click.option("--json", "as_json", is_flag=True, help="Print the events, one JSON object a line.")
 @click.option("--whole", is_flag=True, help="Thinking and results in full.")
 def show(run: str, run_dir: Path | None, as_json: bool, whole: bool) -> None:
-    """Show RUN (its name, the beginning of it, or `last`) as it went; RUN/paths/1 is a run within it."""
+    """Show a run as it went.
+
+    RUN is its name, the beginning of it, or `last`; RUN/paths/1 is a run within it.
+    """
     from openk2.agent import log
     from openk2.agent.events import to_json
     from openk2.cli.show import show as print_run
@@ -79,7 +87,7 @@ def show(run: str, run_dir: Path | None, as_json: bool, whole: bool) -> None:
 
 
 @command.command(cls=settings.Command)
-@click.argument("run")
+@click.argument("run", default="last")
 @settings.run_dir_option
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.option("--quiet", envvar="OPENK2_QUIET", is_flag=True, help="Print the answer and its sources only.")
@@ -92,9 +100,9 @@ def show(run: str, run_dir: Path | None, as_json: bool, whole: bool) -> None:
 def resume(
     run: str, run_dir: Path | None, as_json: bool, quiet: bool, yes: bool, say: str | None, **budgets: float | None
 ) -> int:
-    """Go on with RUN where it was stopped; a finished run only gives its answer again.
+    """Go on with a run where it was stopped.
 
-    With a new budget, a run that ended because its budget did goes on.
+    A finished run only gives its answer again. With a new budget, a run that ended because its budget did goes on.
     """
     from openk2.agent.log import Log
     from openk2.cli.work import work
@@ -105,14 +113,15 @@ def resume(
 
 
 @command.command(cls=settings.Command)
-@click.argument("run")
+@click.argument("run", default="last")
 @settings.run_dir_option
 @click.option("--tools", "run_tools", is_flag=True, help="Run the idempotent tools anew; they have to give the same.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def replay(run: str, run_dir: Path | None, run_tools: bool, as_json: bool) -> int:
-    """Drive RUN again with its recorded replies and results, in a scratch folder, up to the first difference.
+    """Drive a run again with what was recorded.
 
-    Exit code 1 when something comes out another way: the model would be sent something else today.
+    It is done in a scratch folder, up to the first difference. Exit code 1 when something comes out another way: the
+    model would be sent something else today.
     """
     import asyncio
     import tempfile
@@ -154,9 +163,10 @@ def replay(run: str, run_dir: Path | None, run_tools: bool, as_json: bool) -> in
 @click.option("--say", help="What to say next, in place of what followed.")
 @settings.run_dir_option
 def fork(run: str, event: int | None, say: str | None, run_dir: Path | None) -> None:
-    """Make a new run of the first EVENT events of RUN (`k2 runs show --json` numbers them); without EVENT, of all.
+    """Make a new run of another's beginning.
 
-    Files come along as they are now: what was changed after the event is not undone.
+    It has the first EVENT events of RUN (`k2 runs show --json` numbers them); without EVENT, all. Files come along as
+    they are now: what was changed after the event is not undone.
     """
     from openk2.agent import log
     from openk2.agent.fork import fork as make
@@ -170,12 +180,15 @@ def fork(run: str, event: int | None, say: str | None, run_dir: Path | None) -> 
 
 
 @command.command(cls=settings.Command)
-@click.argument("run")
+@click.argument("run", default="last")
 @click.option("--format", "kind", type=click.Choice(KINDS), default="html", show_default=True)
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="The file to write; else standard output.")
 @settings.run_dir_option
 def export(run: str, kind: str, out: Path | None, run_dir: Path | None) -> None:
-    """Write RUN for others: one page to read (html), messages (openai), training data, or the events (jsonl)."""
+    """Write a run for others.
+
+    As one page to read (html), messages (openai), training data, or the events (jsonl).
+    """
     from openk2.agent import log
     from openk2.agent.export import export as write
     from openk2.errors import UserError

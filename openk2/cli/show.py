@@ -47,7 +47,7 @@ def show(folder: Path, events: Sequence[Event], *, whole: bool = False) -> None:
 
 
 def used_text(steps: int, usage: Usage, seconds: float) -> str:
-    parts = [f"{steps} steps", f"{usage.prompt:,} tokens read", f"{usage.completion:,} written"]
+    parts = [f"{steps} step{'s' * (steps != 1)}", f"{usage.prompt:,} tokens read", f"{usage.completion:,} written"]
     if usage.cached:
         parts[1] += f" ({usage.cached:,} cached)"
     if usage.reasoning:

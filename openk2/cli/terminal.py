@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from openk2.agent.events import (
@@ -79,9 +79,12 @@ def event_note(item: Event) -> str | None:
     if isinstance(item, Note):
         return item.text
     if isinstance(item, ChildStarted):
-        return f"{item.folder} begins" + (f": {one_line(item.task)}" if item.task else "")
+        name = f"path {item.child}" if item.child.isdigit() else item.child
+        return f"{name} begins" + (f": {one_line(item.task)}" if item.task else "")
     if isinstance(item, ChildFinished):
-        return f"{item.child} ended ({item.reason}, {item.steps} steps): {clip(one_line(item.answer), 200)}"
+        said = f": {clip(one_line(item.answer), 200)}" if item.answer.strip() else ""
+        name = f"path {item.child}" if item.child.isdigit() else item.child
+        return f"{name} ended ({item.reason}, {item.steps} steps){said}"
     if isinstance(item, ContextCut):
         return f"The conversation was near the end of the window: {CUTS[item.kind]}."
     if isinstance(item, Guarded):
@@ -129,8 +132,7 @@ class Terminal:
             self.end()
             if item.message.tool_calls:
                 self._written = ""
-            for index, call in enumerate(item.message.tool_calls):
-                self._calls[item.seq, index] = call_text(call.name, call.arguments)
+            self.recall([item])
         elif isinstance(item, ToolStarted):
             self.wait(call_text(item.name, item.arguments))
         elif isinstance(item, ToolFinished):
@@ -140,6 +142,13 @@ class Terminal:
             self._written = ""
         elif note := event_note(item):
             self.note(note)
+
+    def recall(self, events: Iterable[Event]) -> None:
+        """Calls of an earlier process, whose results may come in this one."""
+        for event in events:
+            if isinstance(event, ReplyReceived):
+                for index, call in enumerate(event.message.tool_calls):
+                    self._calls[event.seq, index] = call_text(call.name, call.arguments)
 
     def watch_tree(self, name: str, item: Event | Delta) -> None:
         """Of the runs within the run their begin and end are shown, which are events of its own."""

@@ -33,6 +33,7 @@ def work(log: Log, *, as_json: bool = False, quiet: bool = False, yes: bool = Fa
     `yes`: calls that need a person's word are allowed unasked. Else they are asked about where there is a terminal.
     """
     terminal = Terminal(quiet=quiet or as_json)
+    terminal.recall(log.events)
     try:
         end, found = _run(log, terminal, yes)
     except KeyboardInterrupt:
@@ -52,6 +53,8 @@ def work(log: Log, *, as_json: bool = False, quiet: bool = False, yes: bool = Fa
 
 
 def _run(log: Log, terminal: Terminal, yes: bool) -> tuple[RunFinished, list[Source]]:
+    if log.started.setup.get("docs"):
+        terminal.wait("the documents are being read")
     parts = Parts.open(log, servers=settings.servers() if log.started.setup.get("mcp") else ())
     asked = keyboard.present()
     tree = Tree(log.events, quiet=terminal.quiet) if parts.setup.mode == "heavy" else None
@@ -69,6 +72,8 @@ def _run(log: Log, terminal: Terminal, yes: bool) -> tuple[RunFinished, list[Sou
                 approve=consent.approve if yes or asked else None,
                 more=consent.more if asked else None,
             )
+            if tree:
+                terminal.end()  # the live lines begin on a line of their own
             with tree or nullcontext():
                 end = await worker.run()
             return end, parts.sources(log, end)

@@ -23,7 +23,7 @@ def connect(
     `model` is a name at `base_url`, or `SERVICE:NAME` with a service of `services.py` (`kimi:kimi-k2-thinking`), which
     needs no `base_url`; None takes the only model that the server offers. `api` says what the server speaks where its
     host does not. `fallback` takes over when the service is unavailable. Raises UserError for an unknown service, an
-    address that is none, or a key that is none.
+    address that is none, a key that is none, or a service's key that is not set.
     """
     from openk2.errors import UserError
     from openk2.providers import services
@@ -45,6 +45,9 @@ def connect(
             )
         base_url, model = found[0].base_url, found[1]
     host = host_of(base_url.strip())
+    key = key or services.key_for(host, given=given)
+    if key is None and not given:
+        raise UserError(f"{host} asks for a key; set {services.key_variable(host)} to yours.")
     service = services.service_of(host)
     kind = api or _spoken(base_url) or (service.api if service else "chat")
     if kind not in kinds:
@@ -53,7 +56,7 @@ def connect(
     provider = kinds[kind](
         model,
         base_url,
-        key=key or services.key_for(host, given=given),
+        key=key,
         price=price or (listed.price if listed else None),
         window=listed.window if listed else None,
     )

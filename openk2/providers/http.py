@@ -380,8 +380,11 @@ class Remote(ABC):
         return self._client
 
     def _unreachable(self, error: Exception) -> Unavailable:
+        from openk2.providers.services import service_of
+
         why = str(error) or type(error).__name__
-        return Unavailable(f"No server answers at {self.base_url} ({why}); start it or correct --base-url.")
+        mend = "check the network" if service_of(self.host) else "start it or correct --base-url"
+        return Unavailable(f"No server answers at {self.base_url} ({why}); {mend}.")
 
 
 Came = tuple[Literal["event", "whole", "end", "closed", "failed"], Any]

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Awaitable, Callable
@@ -115,8 +116,11 @@ class Browser:
         async def action(page: Any) -> None:
             self.proxy.refused.clear()
             response = await page.goto(target, timeout=PAGE_MS, wait_until="domcontentloaded")
+            # The page's own answer says it: beside it the browser asks for things of its own, which are refused too.
             if response is not None and response.status == 403 and self.proxy.refused:
-                raise ToolError(self.proxy.refused[-1])
+                said = (await response.text()).strip()
+                if said in self.proxy.refused:
+                    raise ToolError(said)
             await _settle(page)
 
         return await self.act(action)
@@ -188,8 +192,9 @@ class Browser:
         return place.shown
 
     def _why(self, error: Exception) -> str:
-        if self.proxy.refused:
-            refused, self.proxy.refused = self.proxy.refused[-1], []
+        hosts = re.findall(r"://([^/:\s]+)", str(error))
+        if refused := next((text for text in reversed(self.proxy.refused) if any(h in text for h in hosts)), None):
+            self.proxy.refused.clear()
             return refused
         said = str(error).strip().split("\n")[0].partition(": ")[2] or str(error)
         return f"The browser could not do this: {visible(said)[:300]}"

@@ -15,6 +15,7 @@ import json
 import os
 import re
 import sqlite3
+import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ PART_LINES = 5000  # a file of more lines becomes several documents, so that no 
 MAX_JSON = 256 << 20  # bytes: a JSON file has to be read whole
 HASHED_WHOLE = 256 << 20  # of a larger file its ends, size and time are hashed
 KEPT_INDEXES = 20
+UNFINISHED = 3600.0  # seconds without a change, after which an index is not being built any more
 ID_LENGTH = 60  # characters of a document's id
 
 TEXT = {".txt", ".text", ".md", ".markdown", ".rst", ".log"}
@@ -394,5 +396,8 @@ def _prune(folder: Path) -> None:
         made = sorted(folder.glob("*.sqlite"), key=lambda path: path.stat().st_mtime, reverse=True)
         for path in made[KEPT_INDEXES:]:
             path.unlink()
+        for path in folder.glob("*.sqlite?*"):  # of runs that were stopped while they built one
+            if time.time() - path.stat().st_mtime > UNFINISHED:
+                path.unlink()
     except OSError:
         return  # another run is at it

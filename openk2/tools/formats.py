@@ -6,6 +6,7 @@ import re
 
 from openk2.tools.index import Document, Hit
 
+NO_LINE = "No line matches. Try other words."  # what search says where nothing is found
 HIT_WIDTH = 100  # characters of a line shown by search
 LINE_WIDTH = 400  # characters of a line shown by open and find
 FIND_LINES = 10
@@ -19,7 +20,7 @@ def shorten(text: str, width: int) -> str:
 def format_hits(hits: list[Hit], width: int = HIT_WIDTH) -> str:
     """`In TITLE:` and under it its lines, best first; the title comes again whenever it changes."""
     if not hits:
-        return "No line matches. Try other words."
+        return NO_LINE
     lines: list[str] = []
     title = None
     for hit in hits:

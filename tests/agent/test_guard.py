@@ -18,6 +18,7 @@ from openk2.providers.base import Delta, Reply, Usage
 from openk2.providers.scripted import ScriptedProvider, call, say
 from openk2.tools.base import Tool, tool
 from openk2.tools.calculator import calculator
+from openk2.tools.formats import format_hits
 
 
 class Endless(ScriptedProvider):
@@ -145,3 +146,19 @@ def test_babble_counts_anew_for_each_question(tmp_path: Path) -> None:
                 opened.append(UserSaid(text="And now?"))
             assert asyncio.run(Loop(opened, Babbling([]), {}).run()).answer == "Sorry: 4."
         assert [guard.action for guard in State.of(opened.events).guards] == ["nudge"] * 4
+
+
+def searches_in_vain(steer: bool, folder: Path) -> RunFinished:
+    @tool(idempotent=True)
+    def search(query: str, k: int = 3) -> str:
+        """Search."""
+        return format_hits([])
+
+    made_up = lambda n: call(("search", '{"query": "fence"}')) if n == 0 else say("It says: the fence is green.")  # noqa: E731
+    return run(folder, made_up, {"search": search}, steer=steer)[0]
+
+
+def test_a_model_that_cannot_be_told_is_not_asked_what_no_line_says(tmp_path: Path) -> None:
+    end = searches_in_vain(False, tmp_path / "small")
+    assert (end.reason, end.steps) == ("stop", 1) and "could not find" in end.answer
+    assert searches_in_vain(True, tmp_path / "large").answer == "It says: the fence is green."

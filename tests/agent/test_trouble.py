@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +18,8 @@ from openk2.agent.budget import Budget
 from openk2.agent.events import ReplyReceived, RunFinished, RunStarted
 from openk2.agent.log import Log
 from openk2.agent.loop import Loop
+from openk2.agent.parts import Parts
+from openk2.agent.setup import Setup
 from openk2.agent.state import State
 from openk2.errors import UserError
 from openk2.providers.scripted import ScriptedProvider, call, say
@@ -102,3 +105,20 @@ def test_a_folder_that_is_none(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot be written"):
         Log.create(tmp_path / "file" / "run")
+
+
+def test_documents_that_are_still_being_read_hold_nothing_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    setup, gate = Setup(), threading.Event()
+    monkeypatch.setattr(Setup, "index", lambda self, on_skip=None: gate.wait(30))
+
+    def stopped(self: Setup) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Setup, "provider", stopped)
+    with log.Log.create(tmp_path / "r") as opened:
+        opened.append(setup.started("r", "q"))
+        begin = time.monotonic()
+        with pytest.raises(KeyboardInterrupt):
+            Parts.open(opened)
+    assert time.monotonic() - begin < 10
+    gate.set()

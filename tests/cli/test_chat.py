@@ -58,7 +58,7 @@ def test_turns_are_one_run_and_the_model_sees_them_all(serve: Serve, talk: Any) 
     server = serve(counted)
     code, out, err = talk(["One?", "", "Two?"], "--base-url", server.url, "--mode", "chat")
     assert (code, out) == (0, "Answer 1 to: One?\nAnswer 2 to: Two?\n")
-    assert err.count("1 steps") == 2
+    assert err.count("(1 step ·") == 2
     roles = [m["role"] for m in server.requests[1]["messages"]]
     assert roles == ["system", "user", "assistant", "user"]
     assert server.requests[1]["messages"][2]["reasoning_content"] == "Hm."
@@ -246,7 +246,7 @@ def test_control_c_stops_the_turn_and_keeps_the_chat(serve: Serve, home: Path) -
         screen.wait("stopped")
         screen.type("And now?\r")
         screen.wait("5 messages.")
-        screen.wait("1 steps")
+        screen.wait("1 step")
         screen.type("/quit\r")
         assert screen.child.wait(30) == 0
     events = log.read(newest())

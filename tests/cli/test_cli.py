@@ -246,11 +246,12 @@ def test_a_run_goes_on_where_its_server_failed(
 def test_list_and_show(serve: Serve, docs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     server = serve(searcher)
     assert run(["runs", "list"]) == 0
+    assert "There are no runs in" in capsys.readouterr().err
     assert ask("Capital?", "--docs", str(docs), "--base-url", server.url) == 0
     capsys.readouterr()
     assert run(["runs", "list"]) == 0
     assert re.search(r"stop +2 steps +\d+\.\d s  Capital\?\n$", capsys.readouterr().out)
-    assert run(["runs", "show", "last"]) == 0
+    assert run(["runs", "show"]) == 0
     out = capsys.readouterr().out
     assert out.count("Nairobi [kenya:2].") == 1 and "I look it up." in out and "search(capital of Kenya)" in out
     assert "Sources" in out and "\x1b" not in out

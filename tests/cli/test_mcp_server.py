@@ -53,6 +53,8 @@ def test_in_one_process(tmp_path: Path) -> None:
             assert place
             opened = text(await client.call_tool("open", {"id": "kenya", "line": int(place[1])}))
             assert opened.startswith(f"[kenya:{place[1]}] Coastline")
+            missing = await client.call_tool("open", {"id": "atlantis"})
+            assert missing.is_error and "No document atlantis. Search first." in text(missing)
             answer = await client.call_tool("ask", {"question": QUESTION}, progress_callback=heard)
             assert not answer.is_error and "536" in answer.structured_content["answer"], text(answer)
             assert "\nSources\n[kenya:" in text(answer) and any(message.startswith("search {") for message in told)

@@ -68,7 +68,8 @@ def test_a_key_never_leaves_its_service(monkeypatch: pytest.MonkeyPatch) -> None
         assert made(f"{service.name}:m").key == service.keys[0]
         for name in service.keys:
             monkeypatch.delenv(name)
-        assert made(f"{service.name}:m").key == ""  # not even the one for any address
+        with pytest.raises(UserError, match=f"asks for a key; set {service.keys[0]}"):  # not the one for any address
+            made(f"{service.name}:m")
         assert made("m", "http://api.openai.com.example/v1").key == "OPENK2_API_KEY"
     monkeypatch.delenv("OPENK2_API_KEY")
     assert made("m", "http://localhost/v1").key == ""

@@ -178,3 +178,15 @@ def test_errors_say_what_to_do(tmp_path: Path):
     ):
         with pytest.raises(UserError, match=says):
             index(paths, cache=tmp_path / "cache")
+
+
+def test_half_an_index_is_swept_away_once_it_is_old(tmp_path: Path) -> None:
+    (tmp_path / "note.txt").write_text("A pear.\n")
+    cache = tmp_path / "cache"
+    cache.mkdir()
+    left, fresh = cache / "abc.sqlitex1y2", cache / "abc.sqlitez3w4-journal"
+    for path in (left, fresh):
+        path.write_bytes(b"half")
+    os.utime(left, (1e9, 1e9))
+    index([tmp_path / "note.txt"], cache=cache)
+    assert not left.exists() and fresh.exists()
