@@ -135,7 +135,11 @@ class Setup:
         return profile_of(self.folder)
 
     def started(self, run: str, question: str, *, parent: str = "") -> RunStarted:
-        """The first event of a run with this setup."""
+        """The first event of a run with this setup. Raises UserError for a model that cannot do without its tools."""
+        if self.mode == "chat" and self.profile.get("tools") and not self.habits.steer:
+            raise UserError(
+                "This model only answers with its tools; leave --mode chat out, or connect a larger model with --model."
+            )
         effort = EFFORTS.get(self.effort or "")
         steps = self.steps or self.steps_of_one * (self.paths + 1 if self.mode == "heavy" else 1)
         budget = Budget(steps, self.max_tokens, effort.thinking if effort else None, self.max_seconds, self.max_cost)

@@ -94,7 +94,7 @@ class Browser:
 
     async def act(self, action: Callable[[Any], Awaitable[None]], *, text: bool = True) -> ToolResult:
         """Do something with the page and tell what it is now. Raises ToolError."""
-        from playwright.async_api import Error
+        from playwright.async_api import Error  # pyright: ignore[reportMissingImports]
 
         async with self._lock:
             if self._page is None:
@@ -127,7 +127,7 @@ class Browser:
 
     async def _start(self) -> None:
         try:
-            from playwright.async_api import async_playwright
+            from playwright.async_api import async_playwright  # pyright: ignore[reportMissingImports]
         except ImportError:
             raise UserError("The browser needs the package playwright: pip install 'openk2[browser]'.") from None
         self._loop = asyncio.get_running_loop()

@@ -71,6 +71,11 @@ def test_no_torch_on_the_way(tmp_path: Path) -> None:
     assert not loaded & {"torch", "transformers", "tokenizers"}
 
 
+def test_chat_mode_is_refused_in_a_sentence(tmp_path: Path) -> None:
+    done = subprocess.run(ask(tmp_path, "--mode", "chat"), capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2 and "only answers with its tools" in done.stderr and not done.stdout
+
+
 def test_killed_at_twenty_random_moments(whole: dict[str, Any], tmp_path: Path) -> None:
     dice = random.Random(7)
     kills = rounds = 0
