@@ -213,8 +213,11 @@ def export(run: str, kind: str, out: Path | None, run_dir: Path | None) -> None:
 
 
 def raise_budgets(log: Log, budgets: dict[str, Any], say: str | None) -> None:
-    """Write down what the person gives more of, and says. A run that its budget ended is opened again."""
-    from openk2.agent.events import BudgetRaised, UserSaid
+    """Write down what the person gives more of, and says. A run that its budget ended is opened again.
+
+    What a run that has not answered yet has used still counts; what is said after an answer is a new question.
+    """
+    from openk2.agent.events import BudgetRaised, RunResumed, UserSaid
     from openk2.agent.prompts import GO_ON
     from openk2.agent.state import State
 
@@ -226,6 +229,8 @@ def raise_budgets(log: Log, budgets: dict[str, Any], say: str | None) -> None:
         state = State.of(log.events)
         asked = (e.message for e in state.everything() if e.seq == state.turn and e.message.role == "user")
         go_on = GO_ON if state.habits.steer else next(asked).content  # who reads each message alone is asked again
+        if state.habits.steer and (ended or log.finished is None):
+            log.append(RunResumed())
         log.append(UserSaid(text=say or go_on))
 
 
