@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar, cast, get_args
 
 from openk2.agent.background import Background
+from openk2.agent.calls import abandon
 from openk2.agent.events import BudgetSpent, Event, RunFinished, RunReason, UserSaid
 from openk2.agent.export import messages
 from openk2.agent.log import Log, new_id, read, runs_dir
@@ -279,6 +280,7 @@ class Chat:
         if self._log is None:
             self._log = self._agent._begin(text)
         else:
+            abandon(self._log)  # of a turn that failed
             self._log.append(UserSaid(text=text))
         return await self._agent._answer(self._log, None, 1)
 

@@ -10,6 +10,7 @@ from typing import Any, Literal, Protocol, TypeVar
 
 from openk2.agent import policy, prompts
 from openk2.agent.events import Approval, Event, ToolFinished, ToolStarted
+from openk2.agent.log import Log
 from openk2.agent.state import Pending, State
 from openk2.chat.messages import ToolCall
 from openk2.errors import UserError
@@ -21,6 +22,7 @@ Approve = Callable[[ToolCall, str], Awaitable[bool]]
 INTERRUPTED = "interrupted, outcome unknown: this call was running when the run was stopped. Check before repeating it."
 REFUSED = "The person did not approve this call; it was not run."
 NOBODY = "This call needs a person's approval and nobody can be asked here; it was not run. Go on without it."
+STOPPED = "The person stopped this turn before the call was done."
 TOO_LATE = "The budget of the run ended before this call was done."
 
 
@@ -118,6 +120,22 @@ class Calls:
     def _beside_others(self, name: str) -> bool:
         tool = self._tools.get(name)
         return tool is not None and (tool.idempotent or tool.parallel)
+
+
+def abandon(log: Log) -> None:
+    """Calls of a turn that was stopped are not made later, when something else was asked."""
+    for item in State.of(log.events).pending():
+        log.append(
+            ToolFinished(
+                reply=item.reply,
+                index=item.index,
+                id=item.call.id,
+                name=item.call.name,
+                content=STOPPED,
+                is_error=True,
+                seconds=0.0,
+            )
+        )
 
 
 def _origin(tool: Tool, result: ToolResult) -> Literal["", "outside", "private", "both"]:

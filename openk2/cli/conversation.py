@@ -13,14 +13,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from openk2.agent.events import Event, RunFinished, RunStarted, RunStopped, ToolFinished, UserSaid
+from openk2.agent.calls import abandon
+from openk2.agent.events import Event, RunFinished, RunStarted, RunStopped, UserSaid
 from openk2.agent.export import KINDS, export
 from openk2.agent.fork import fork
 from openk2.agent.log import Log, new_id, runs_dir
 from openk2.agent.loop import Loop
 from openk2.agent.parts import Parts
 from openk2.agent.setup import Setup
-from openk2.agent.state import State
 from openk2.cli import keyboard, options, settings
 from openk2.cli.consent import Consent
 from openk2.cli.show import used_text
@@ -31,7 +31,6 @@ from openk2.providers.base import Delta
 
 PROMPT = "› "
 HISTORY = 1000  # lines
-STOPPED = "The person stopped this turn before the call was done."
 
 HELP = """\
 /mode chat|agent              without tools, or with them
@@ -127,14 +126,14 @@ class Conversation:
         try:
             end = self._runner.run(self._answer(log))
         except KeyboardInterrupt:
-            self._give_up(log)
+            abandon(log)
             self._close()  # with what its tools still run
             self._told.clear()
             self.terminal.end()
             self.terminal.note("stopped; ask on, or Ctrl-D leaves")
             return
         except UserError:
-            self._give_up(log)
+            abandon(log)
             self.terminal.end()
             raise
         finally:
@@ -183,14 +182,6 @@ class Conversation:
         elif self._worker is not None:
             self._told.append(line)
             self._worker.steer(line)
-
-    def _give_up(self, log: Log) -> None:
-        """Calls of a stopped turn are not made later, when something else was asked."""
-        for item in State.of(log.events).pending():
-            log.append(
-                ToolFinished(reply=item.reply, index=item.index, id=item.call.id, name=item.call.name,
-                             content=STOPPED, is_error=True, seconds=0.0)
-            )  # fmt: skip
 
     # Commands.
 

@@ -162,6 +162,24 @@ def test_a_conversation_is_one_run(tmp_path: Path) -> None:
     assert len(list(folders(tmp_path / "runs"))) == 1
 
 
+def test_a_call_of_a_turn_that_failed_is_not_made_in_the_next(tmp_path: Path) -> None:
+    words = iter([UserError("Nobody is there."), True])
+
+    def approve(made: Any, why: str) -> bool:
+        word = next(words)
+        if isinstance(word, UserError):
+            raise word
+        return word
+
+    steps = (call(("send", '{"text": "hi"}')), say("Another question, then."))
+    with agent(tmp_path, *steps, tools=[send], approve=approve) as asked, asked.chat() as chat:
+        with pytest.raises(UserError, match="Nobody"):
+            chat.say("Send hi.")
+        answer = chat.say("What else?")
+    assert answer.text == "Another question, then."
+    assert not any(isinstance(event, ToolStarted) for event in read(answer.folder))
+
+
 class City(BaseModel):
     name: str
     people: int
