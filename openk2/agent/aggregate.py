@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from openk2.agent.answers import Trajectory
-from openk2.agent.context import call_line, handle
+from openk2.agent.entries import call_line, handle
 from openk2.agent.sources import READERS
 from openk2.agent.state import State
 from openk2.agent.verify import audit

@@ -11,6 +11,7 @@ from typing import Any, Literal
 from openk2.agent import context, guard, prompts
 from openk2.agent.budget import Ledger
 from openk2.agent.calls import Append
+from openk2.agent.entries import size
 from openk2.agent.events import Guarded, Note, ReplyReceived
 from openk2.agent.state import State
 from openk2.chat.messages import Message, ToolSpec
@@ -45,10 +46,11 @@ class Asking:
         Raises Spent where the ledger has no room for it, and what the provider raises.
         """
         state = self.state
-        conversation, read = context.messages(state), context.tokens(state)
+        conversation, read, chars = context.messages(state), context.tokens(state), context.chars(state)
         if word:
             last = Message("user", word)
-            conversation, read = [*conversation, last], read + round(context.size([last]) / context.CHARS_A_TOKEN)
+            conversation, chars = [*conversation, last], chars + size([last])
+            read += round(size([last]) / context.CHARS_A_TOKEN)
             limits = replace(limits, tool_choice="none")
         grant = ledger.reserve(
             prompt=read,
@@ -76,6 +78,7 @@ class Asking:
                 seconds=round(time.monotonic() - begin, 4),
                 purpose=purpose,
                 request=self._digest.of(conversation),
+                chars=chars,
                 window=self.provider.window,
             )
         )

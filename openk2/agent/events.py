@@ -66,8 +66,8 @@ class ReplyReceived(Event):
     """One whole message of the model. On disk before any of its calls starts.
 
     `purpose`: "step" is the run's own; "answer" the last one, asked for when a budget ends; "notes" what the model
-    keeps of a conversation that is about to be cut. `request` is a digest of what the model was sent; `window` the
-    tokens that it reads, as its provider said.
+    keeps of a conversation that is about to be cut. `request` is a digest of what the model was sent, `chars` its
+    size, `window` the tokens that the model reads, as its provider said.
     """
 
     type: ClassVar[str] = "reply"
@@ -77,6 +77,7 @@ class ReplyReceived(Event):
     seconds: float
     purpose: Literal["step", "answer", "notes"] = "step"
     request: str = ""
+    chars: int = 0
     window: int | None = None
 
 

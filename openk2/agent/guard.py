@@ -14,7 +14,7 @@ from collections import Counter
 from dataclasses import dataclass
 from itertools import takewhile
 
-from openk2.agent.context import call_line, handle
+from openk2.agent.entries import call_line, handle
 from openk2.agent.events import Guarded, ReplyReceived, ToolFinished
 from openk2.agent.state import State
 from openk2.chat.messages import ToolCall

@@ -1,6 +1,6 @@
 """What is put away when the conversation comes near the end of the model's window, one rung after the other.
 
-1. Long outputs are never shown whole (`context.spilled`).
+1. Long outputs are never shown whole (`entries.spilled`).
 2. Hide the outputs of tools; thinking and calls stay. Rarely and many at once: between two such moments the beginning
    of the conversation is the same byte for byte, so that caches of prefixes hold. K2 Thinking was measured like this.
 3. The model writes notes, which replace all but the last steps.

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
-from openk2.agent.context import call_line, lines
+from openk2.agent.entries import call_line, lines
 from openk2.agent.state import State
 from openk2.tools.base import Tool, ToolError, tool
 from openk2.tools.formats import PAGE_CHARS, format_find, format_open

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
 
+from openk2.agent.entries import Entry, shown
 from openk2.agent.events import (
     Approval,
     BudgetRaised,
@@ -44,33 +44,13 @@ class Pending:
     begun: bool
 
 
-@dataclass(frozen=True)
-class Entry:
-    """One message of the conversation, made by the event `seq`; `result` is set for the output of a tool."""
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """A cut that began the conversation anew, with the question of that time and the plan that it put away."""
 
-    seq: int
-    message: Message
-    result: ToolFinished | None = None
-    call: ToolCall | None = None
-
-    @cached_property
-    def hidden(self) -> Message:
-        """The message with its output hidden. Made once: providers keep what they made of a message."""
-        from openk2.agent.context import hidden
-
-        return hidden(self)
-
-    @cached_property
-    def size(self) -> int:
-        from openk2.agent.context import size
-
-        return size([self.message])
-
-    @cached_property
-    def hidden_size(self) -> int:
-        from openk2.agent.context import size
-
-        return size([self.hidden])
+    event: ContextCut
+    turn: int
+    plan: ToolFinished | None
 
 
 @dataclass
@@ -90,7 +70,8 @@ class State:
         self.habits = Habits()
         self.entries: list[Entry] = []  # the conversation; what was rolled back is not in it
         self.put_away: list[Entry] = []  # what notes or a fresh start stand for
-        self.restart: list[Message] = []  # and what stands for it
+        self.cut: Cut | None = None  # what made the last of it be put away
+        self.beginning: list[Message] | None = []  # and what stands for it, made by `context`
         self.replies: list[ReplyReceived] = []
         self.results: dict[tuple[int, int], ToolFinished] = {}  # by reply and index
         self.begun: set[tuple[int, int]] = set()
@@ -108,7 +89,6 @@ class State:
         self.spent = Spending()  # in this turn
         self.total = Usage()  # of the whole run
         self.total_seconds = 0.0
-        self.seen_chars = 0  # of the conversation at the last reply
         self.cut_at = 0  # the last event that made the conversation shorter
         self.seq = 0
         self.view: tuple[int, list[Message], int] = (-1, [], 0)  # kept by `context`
@@ -258,9 +238,6 @@ class State:
         self.spent.usage = self.spent.usage + usage
 
     def _reply(self, event: ReplyReceived) -> None:
-        from openk2.agent.context import chars
-
-        self.seen_chars = chars(self)
         self.replies.append(event)
         self.spent.steps += 1
         self._use(event.usage)
@@ -269,8 +246,6 @@ class State:
 
     def _result(self, event: ToolFinished) -> None:
         """Results stand behind their reply in the order of its calls, in whichever order they came."""
-        from openk2.agent.context import shown
-
         key = (event.reply, event.index)
         self.results[key] = event
         self.outside |= event.origin in ("outside", "both")
@@ -294,18 +269,17 @@ class State:
         return entry.seq <= key[0]
 
     def _cut(self, event: ContextCut) -> None:
-        from openk2.agent.context import restart
-
         self.cuts.append(event)
         self.cut_at = event.seq
         if event.kind != "hide":
             self._put_away(event.upto)
-            self.restart = restart(self, event)
+            plan = self.plan if self.plan is not None and self.plan.seq <= event.upto else None
+            self.cut = Cut(event, self.turn, plan)
 
     def _put_away(self, upto: int) -> None:
         self.put_away += [entry for entry in self.entries if entry.seq <= upto]
         self.entries = [entry for entry in self.entries if entry.seq > upto]
-        self.restart = [entry.message for entry in self.put_away if entry.message.role == "system"]
+        self.cut, self.beginning = None, None
 
     def _guard(self, event: Guarded) -> None:
         self.guards.append(event)

@@ -11,7 +11,7 @@ import math
 import re
 from bisect import bisect_left
 
-from openk2.agent.context import handle, lines
+from openk2.agent.entries import handle, lines
 from openk2.agent.events import Checked, ToolFinished
 from openk2.agent.sources import cited, shown_lines
 from openk2.agent.state import State

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from openk2.agent import context, ladder, log
+from openk2.agent.entries import size
 from openk2.agent.events import ContextCut, Note, RunStarted, UserSaid
 from openk2.agent.loop import Loop
 from openk2.agent.state import State
@@ -45,12 +46,12 @@ class Surveyor:
         self.notes = notes
 
     async def stream(self, messages, tools, limits):
-        tokens = context.size(messages) // 4
+        tokens = size(messages) // 4
         self.sent.append(tokens)
         if tokens > WINDOW:
             raise WindowFull("too long")
         message = self.reply(messages)
-        written = context.size([message]) // 4
+        written = size([message]) // 4
         yield Reply(message, Usage(prompt=tokens, completion=written), "tool_calls" if message.tool_calls else "stop")
 
     def reply(self, messages) -> Message:
@@ -201,7 +202,7 @@ def test_a_long_chat_fits_a_small_window_also_without_notes(tmp_path: Path) -> N
 
     class Small(ScriptedProvider):
         async def stream(self, messages, tools, limits):
-            tokens = context.size(messages) // 4
+            tokens = size(messages) // 4
             if tokens > 2000:
                 raise WindowFull("too long")
             if messages[-1].content == ladder.NOTES:
