@@ -6,6 +6,7 @@ And how a new name in a folder gets to the disk.
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 NANO = Path(__file__).parent / "weights" / "nano"  # the embedded model; absent in a checkout without weights
@@ -24,6 +25,13 @@ def data_dir() -> Path:
 def config_dir() -> Path:
     """The person's settings. `$XDG_CONFIG_HOME/openk2`, else `~/.config/openk2`."""
     return _xdg("XDG_CONFIG_HOME", ".config")
+
+
+def install(extra: str) -> str:
+    """The command that adds an optional part to the Python that runs: from this checkout, or from the index."""
+    checkout = Path(__file__).parents[1]
+    where = f"-e '{checkout}[{extra}]'" if (checkout / "pyproject.toml").is_file() else f"'openk2[{extra}]'"
+    return f"{sys.executable} -m pip install {where}"
 
 
 def sync_folder(folder: Path) -> None:

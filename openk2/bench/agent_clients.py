@@ -17,6 +17,8 @@ from importlib.metadata import version
 from typing import Any
 from urllib.parse import urlsplit
 
+from openk2.paths import install
+
 QUESTION = "Work through all of it, one step after the other."
 MODEL = "kimi-k2-thinking"
 
@@ -134,7 +136,7 @@ def main(name: str, url: str, steps: int) -> None:
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         said: dict[str, Any] = {"answer": answer, "about": about, "peak_bytes": peak}
     except ImportError as error:
-        said = {"error": f"{error.name} is missing; install it: pip install 'openk2[bench]'"}
+        said = {"error": f"{error.name} is missing; install it: {install('bench')}"}
     except Exception as error:
         said = {"error": f"{type(error).__name__}: {error}".splitlines()[0]}
     print(json.dumps(said))

@@ -36,6 +36,7 @@ from openk2.model import checkpoint
 from openk2.model.config import ModelConfig
 from openk2.model.convert import FORMS, FolderSource, RandomSource, convert
 from openk2.model.expected import EXPERT
+from openk2.paths import install
 from openk2.quant import packing
 
 try:
@@ -51,7 +52,7 @@ try:
 except ImportError as error:
     raise UserError(
         f"The parity table compares with torch and transformers and {error.name} is missing; install them: "
-        "pip install 'openk2[bench]'"
+        f"{install('bench')}"
     ) from None
 
 TOKENS = 150

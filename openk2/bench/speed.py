@@ -19,6 +19,7 @@ from openk2.bench.runner import Case, Runner
 from openk2.bench.systems import KNOWN, OURS
 from openk2.engine.session import free_memory
 from openk2.errors import UserError
+from openk2.paths import install
 
 Kind = Literal["decode", "prefill"]
 MEMORY = "memory"  # the round that measures the limit
@@ -71,7 +72,7 @@ def measure(plan: Plan, progress: Callable[[str], None] = lambda text: None) -> 
 
 def _installed(name: str, report: Report) -> bool:
     if find_spec(KNOWN[name].package) is None:
-        report.leave_out(f"{name} is not installed: pip install 'openk2[bench]'")
+        report.leave_out(f"{name} is not installed: {install('bench')}")
         return False
     return True
 

@@ -24,6 +24,7 @@ import numpy as np
 
 from openk2.bench import machine
 from openk2.bench.systems import Pass, Settings, System, load
+from openk2.paths import install
 
 
 class Worker:
@@ -87,7 +88,7 @@ def main() -> None:
         try:
             answer = worker.answer(json.loads(line))
         except ImportError as error:
-            answer = {"error": f"{error.name or error} is missing; install it: pip install 'openk2[bench]'"}
+            answer = {"error": f"{error.name or error} is missing; install it: {install('bench')}"}
         except MemoryError:
             answer = {"error": "it ran out of memory"}
         except Exception as error:

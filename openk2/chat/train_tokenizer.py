@@ -16,6 +16,7 @@ from typing import Any
 
 from openk2.chat.tokenizer import PATTERN, SPECIAL_OFFSETS, Tokenizer, special_names
 from openk2.errors import UserError
+from openk2.paths import install
 
 N_SPECIAL = 64
 NUMBERS = [f"{i:02d}" for i in range(100)] + [f"{i:03d}" for i in range(1000)]
@@ -84,7 +85,7 @@ def _learn(texts: Iterable[str], count: int) -> list[bytes]:
         from tokenizers import Regex, models, pre_tokenizers, trainers
         from tokenizers import Tokenizer as Trainable
     except ImportError:
-        raise UserError("Training a tokenizer needs the `tokenizers` package: pip install 'openk2[train]'.") from None
+        raise UserError(f"Training a tokenizer needs the `tokenizers` package: {install('train')}.") from None
     trainable = Trainable(models.BPE())
     trainable.pre_tokenizer = pre_tokenizers.Sequence(  # pyright: ignore[reportAttributeAccessIssue]
         [

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from openk2.errors import UserError
+from openk2.paths import install
 
 if TYPE_CHECKING:
     from openk2.bench.report import Cell, Report
@@ -106,7 +107,7 @@ def parity(as_json: bool, out: Path | None) -> None:
     try:
         from openk2.bench import parity as bench
     except ImportError as error:
-        raise UserError(f"{error.name} is missing, with which is compared; pip install 'openk2[bench]'.") from None
+        raise UserError(f"{error.name} is missing, with which is compared; {install('bench')}.") from None
     found = bench.run(progress=_progress)
     from openk2.bench.report import Report
 

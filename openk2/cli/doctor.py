@@ -10,10 +10,12 @@ from typing import Any
 
 import click
 
+from openk2.paths import install
+
 PARTS = {
-    "torch": "training: pip install -e '.[train]'",
-    "tokenizers": "training tokenizers: pip install -e '.[train]'",
-    "transformers": "parity tests: pip install -e '.[dev]'",
+    "torch": f"training: {install('train')}",
+    "tokenizers": f"training tokenizers: {install('train')}",
+    "transformers": f"parity tests: {install('dev')}",
     "pytest": "tests: ./k2 test",
 }
 

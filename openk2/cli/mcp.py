@@ -10,6 +10,7 @@ from pathlib import Path
 import click
 
 from openk2.cli import settings
+from openk2.paths import install
 
 
 @click.command(cls=settings.Command, name="mcp")
@@ -49,7 +50,7 @@ def command(
     except ImportError as error:
         if (error.name or "").partition(".")[0] not in ("mcp", "mcp_types"):
             raise
-        raise UserError("The MCP server needs the package mcp: pip install 'openk2[mcp]'.") from None
+        raise UserError(f"The MCP server needs the package mcp: {install('mcp')}.") from None
     from openk2.agent.log import runs_dir
     from openk2.agent.setup import Setup
 

@@ -324,7 +324,9 @@ def _export_run(run: Path, out: Path, int4: bool, tokenizer: Path | None, profil
     try:
         from openk2.train.export import export_run
     except ImportError:
-        raise UserError("Exporting a training run needs torch; install it: pip install 'openk2[train]'") from None
+        from openk2.paths import install
+
+        raise UserError(f"Exporting a training run needs torch; install it: {install('train')}") from None
     from openk2.export.hf import add_tokenizer
     from openk2.model.checkpoint import TOKENIZER_FILES
 

@@ -20,6 +20,7 @@ from typing import Any
 
 from openk2 import net
 from openk2.errors import UserError
+from openk2.paths import install
 from openk2.tools import beneath
 from openk2.tools.base import Tool, ToolError, ToolResult, tool
 from openk2.tools.browser_proxy import BrowserProxy
@@ -129,7 +130,7 @@ class Browser:
         try:
             from playwright.async_api import async_playwright  # pyright: ignore[reportMissingImports]
         except ImportError:
-            raise UserError("The browser needs the package playwright: pip install 'openk2[browser]'.") from None
+            raise UserError(f"The browser needs the package playwright: {install('browser')}.") from None
         self._loop = asyncio.get_running_loop()
         program = chromium()
         playwright = await self._stack.enter_async_context(async_playwright())

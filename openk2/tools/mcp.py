@@ -30,6 +30,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from openk2.errors import UserError
+from openk2.paths import install
 from openk2.tools import beneath
 from openk2.tools.base import DEFAULT_OUTPUT_LIMIT, Tool, ToolError, ToolResult, cut
 from openk2.tools.provenance import Provenance, visible
@@ -269,7 +270,7 @@ class Servers:
         try:
             import mcp  # noqa: F401
         except ImportError:
-            raise UserError("MCP servers need the package mcp: pip install 'openk2[mcp]'.") from None
+            raise UserError(f"MCP servers need the package mcp: {install('mcp')}.") from None
         made = cls(map(Server, settings), workspace, provenance)
         await made.connect()
         return made

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from openk2.paths import install
+
 MAX_PAGES = 2000
 PAGE_TEXT = 200_000  # characters of one page
 
@@ -18,7 +20,7 @@ def pdf_lines(path: Path) -> Iterator[tuple[str, str]]:
     try:
         import pypdfium2 as pdfium
     except ImportError:
-        raise Unreadable("is a PDF, which needs pypdfium2: pip install 'openk2[web]'") from None
+        raise Unreadable(f"is a PDF, which needs pypdfium2: {install('web')}") from None
     try:
         document = pdfium.PdfDocument(path)
     except pdfium.PdfiumError as error:

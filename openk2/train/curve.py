@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from openk2.errors import UserError
+from openk2.paths import install
 
 
 def draw(runs: Sequence[Path], out: Path) -> None:
@@ -16,7 +17,7 @@ def draw(runs: Sequence[Path], out: Path) -> None:
     try:
         import matplotlib
     except ImportError:
-        raise UserError("Drawing needs matplotlib; install it with: pip install 'openk2[train]'") from None
+        raise UserError(f"Drawing needs matplotlib; install it with: {install('train')}") from None
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import click
 
 from openk2.errors import UserError
+from openk2.paths import install
 
 _SMALLEST_PART = 2048  # tokens: no document may be longer than a part
 _COUNT, _SHARE, _SECONDS = click.IntRange(1), click.FloatRange(0, 1), click.FloatRange(0, min_open=True)
@@ -76,7 +77,7 @@ def sft(
     try:
         import torch
     except ImportError:
-        raise UserError("Training needs torch; install it with: pip install 'openk2[train]'") from None
+        raise UserError(f"Training needs torch; install it with: {install('train')}") from None
 
     from openk2.model.checkpoint import TOKENIZER_FILES
     from openk2.model.config import ModelConfig
