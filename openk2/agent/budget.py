@@ -23,7 +23,6 @@ REPLY_TOKENS = 32_768  # what a reply may take of a budget of tokens or money wh
 LAST_TOKENS = 2048  # kept back for the last answer: these, or an eighth of a small budget
 LAST_SECONDS = 30.0
 LEAST_TOKENS = 16  # a reply of fewer says nothing
-AXES = ("steps", "tokens", "thinking", "seconds", "money")
 
 
 @dataclass(frozen=True, slots=True)

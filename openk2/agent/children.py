@@ -6,14 +6,22 @@ unfinished child has used is read from there, so that a budget holds over any nu
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Protocol, TypeVar
 
 from openk2.agent.budget import Ledger
-from openk2.agent.events import ChildFinished, ChildStarted, Event, RunFinished, RunResumed, RunStarted
+from openk2.agent.events import (
+    ChildFinished,
+    ChildStarted,
+    Event,
+    ReplyReceived,
+    RunFinished,
+    RunResumed,
+    RunStarted,
+)
 from openk2.agent.log import LOG, Log, read
 from openk2.agent.loop import Loop
 from openk2.agent.setup import close
@@ -126,6 +134,12 @@ def below(folder: Path) -> Iterator[Path]:
             yield from below(folder / event.folder)
 
 
-def family(log: Log) -> list[Event]:
-    """The events of a run and of all that belongs to it: what the sources of its answer are looked up in."""
-    return [*log.events, *(event for folder in below(log.folder) for event in read(folder))]
+def family(folder: Path, events: Sequence[Event]) -> list[Event]:
+    """`events`, those of the run in `folder`, and those of all that belongs to it: what its answer may cite."""
+    return [*events, *(event for place in below(folder) for event in read(place))]
+
+
+def steps_of(events: Sequence[Event]) -> int:
+    """Replies of the run and of those within it."""
+    within = sum(event.steps for event in events if isinstance(event, ChildFinished))
+    return within + sum(isinstance(event, ReplyReceived) for event in events)

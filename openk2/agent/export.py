@@ -7,8 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from openk2.agent.children import below
-from openk2.agent.events import ChildFinished, Event, ReplyReceived, RunStarted, to_line
+from openk2.agent.events import Event, RunStarted, to_line
 from openk2.agent.log import read
 from openk2.agent.state import State
 from openk2.chat.messages import Message, ToolSpec
@@ -30,17 +29,6 @@ def export(folder: Path, kind: str, specs: Sequence[ToolSpec] = ()) -> str:
 
         return page(folder, events)
     return FORMS[kind](events, specs)
-
-
-def family(folder: Path, events: Sequence[Event]) -> list[Event]:
-    """The events of a run and of the runs within it: what its answer may cite."""
-    return [*events, *(event for place in below(folder) for event in read(place))]
-
-
-def steps_of(events: Sequence[Event]) -> int:
-    """Replies of the run and of those within it."""
-    within = sum(event.steps for event in events if isinstance(event, ChildFinished))
-    return within + sum(isinstance(event, ReplyReceived) for event in events)
 
 
 def messages(events: Sequence[Event]) -> list[Message]:

@@ -303,7 +303,7 @@ class Heavy:
         return merging.Said(answer, end.reason)
 
     def _finish(self, paths: Sequence[Trajectory], said: merging.Said) -> RunFinished:
-        known = {place for place in shown_lines(family(self.log)) if not _is_handle(place[0])}
+        known = {place for place in shown_lines(family(self.log.folder, self.log.events)) if not _is_handle(place[0])}
         answer, dropped = keep_known(said.answer, known)
         if dropped:
             record(self, Note(text=f"{dropped} citations of lines that no path has shown were left out."))

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from html import escape
 from pathlib import Path
 
+from openk2.agent.children import family, steps_of
 from openk2.agent.events import (
     Approval,
     BudgetRaised,
@@ -28,7 +29,6 @@ from openk2.agent.events import (
     ToolFinished,
     UserSaid,
 )
-from openk2.agent.export import family, steps_of
 from openk2.agent.log import WORKSPACE, read
 from openk2.agent.sources import Source, sources
 from openk2.agent.state import State

@@ -122,7 +122,7 @@ class Parts:
 
     def sources(self, log: Log, end: RunFinished) -> list[Source]:
         """The lines that the answer cites, whichever run of the family read them."""
-        return sources(end.answer, list(family(log)), self.index)
+        return sources(end.answer, family(log.folder, log.events), self.index)
 
     async def close_tools(self) -> None:
         """The provider stays open."""

@@ -22,9 +22,9 @@ from mcp.types import CallToolResult, TextContent, ToolAnnotations
 from openk2 import __version__
 from openk2.agent.events import Event, ReplyReceived, ToolFinished, ToolStarted
 from openk2.agent.log import Log, new_id
-from openk2.agent.loop import Loop, Watch
-from openk2.agent.setup import Setup, close
-from openk2.agent.sources import sources
+from openk2.agent.loop import Watch
+from openk2.agent.parts import Parts
+from openk2.agent.setup import Setup
 from openk2.errors import UserError
 from openk2.tools import toolset
 from openk2.tools.base import ToolError
@@ -93,15 +93,13 @@ async def _answer(setup: Setup, runs: Path, question: str, ctx: Context) -> Call
     started = setup.started(new_id(), question.strip())
     with Log.create(runs / started.run) as log:
         log.append(started)
-        index = await asyncio.to_thread(setup.index)
-        provider = await asyncio.to_thread(setup.provider)
-        tools = setup.tools(log.started.tools, index, log.workspace, log.events)
+        parts = await asyncio.to_thread(Parts.open, log)
         try:
             async with _telling(ctx) as watch:
-                end = await Loop(log, provider, tools, watch=watch).run()
+                end = await parts.worker(log, watch=lambda _name, item: watch(item)).run()
         finally:
-            await close(provider, *tools.values())
-        found = sources(end.answer, log.events, index)
+            await parts.aclose()
+        found = parts.sources(log, end)
     lines = [f"[{source.id}:{source.line}] {source.title} - {source.text}" for source in found if source.text]
     text = "\n".join([end.answer, *(["", "Sources", *lines] if lines else [])])
     told = {

@@ -31,8 +31,8 @@ def command() -> None:
 def list_runs(run_dir: Path | None, as_json: bool) -> None:
     """The runs, newest first."""
     from openk2.agent import log
+    from openk2.agent.children import steps_of
     from openk2.agent.events import RunStarted
-    from openk2.agent.export import steps_of
     from openk2.agent.state import State
     from openk2.cli.terminal import clip, one_line
     from openk2.errors import UserError

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from openk2.agent.children import family, steps_of
 from openk2.agent.events import (
     Approval,
     BudgetSpent,
@@ -18,7 +19,6 @@ from openk2.agent.events import (
     ToolFinished,
     UserSaid,
 )
-from openk2.agent.export import family, steps_of
 from openk2.agent.log import read
 from openk2.agent.sources import sources
 from openk2.agent.state import State

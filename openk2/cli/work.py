@@ -8,12 +8,11 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
-from openk2.agent import context
 from openk2.agent.events import RunFinished
+from openk2.agent.export import messages
 from openk2.agent.log import Log, runs_dir
 from openk2.agent.parts import Parts
 from openk2.agent.sources import Source
-from openk2.agent.state import State
 from openk2.cli import keyboard, settings
 from openk2.cli.consent import Consent
 from openk2.cli.terminal import Terminal
@@ -112,5 +111,5 @@ def report(log: Log, end: RunFinished, found: list[Source]) -> dict[str, Any]:
         "usage": end.usage.to_json(),
         "seconds": end.seconds,
         "run": log.started.run,
-        "messages": [message.to_wire() for message in context.messages(State.of(log.events))],
+        "messages": [message.to_wire() for message in messages(log.events)],
     }

@@ -241,7 +241,7 @@ def test_citations_resolve_in_what_the_paths_have_seen(tmp_path: Path) -> None:
     assert end.answer == "It was 1931 [record:2]."
     opened = log.Log.open(tmp_path / "r")
     with opened:
-        (source,) = sources(end.answer, family(opened), INDEX)
+        (source,) = sources(end.answer, family(opened.folder, opened.events), INDEX)
     assert (source.text, source.seen) == ("Opened: 1931", True)
 
 

@@ -83,7 +83,8 @@ def test_a_helper_answers_with_the_lines_it_rests_on(tmp_path: Path) -> None:
     assert result.content == "It was 1931 [record:2].\n\n[record:2] Opened: 1931"
     assert list(logs(tmp_path / "r")) == ["children/1"] and {*seen} == {"", "1"}
     with log.Log.open(tmp_path / "r") as opened:
-        assert [source.text for source in sources(end.answer, family(opened), INDEX)] == ["Opened: 1931"]
+        found = sources(end.answer, family(opened.folder, opened.events), INDEX)
+        assert [source.text for source in found] == ["Opened: 1931"]
 
 
 def test_a_helper_cannot_pass_its_words_off_as_lines(tmp_path: Path) -> None:
