@@ -16,7 +16,6 @@ from typing import Literal
 from openk2 import library
 from openk2.chat.tokenizer import Tokenizer
 from openk2.errors import UserError
-
 from openk2.synth import chains, countries, newcomer, reach
 from openk2.synth.attributes import BY_LABEL
 from openk2.synth.heldout import MAWPS_FOLD

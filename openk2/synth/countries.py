@@ -7,12 +7,10 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from openk2.synth import wordings
 from openk2.synth.attributes import ATTRIBUTES, BY_LABEL, DERIVED, NUMERIC, TEXTS, Attribute, Derived, literal
 from openk2.synth.trajectory import Record, Trajectory, cite
-from openk2.synth.wordings import (
-    CASUAL, COMPARATIVES, COMPARE, DIFFERENCE, LOOKUP, RATIO, SHORT, TOTAL, Choice, as_said, careless, listed, said_name,
-    styled,
-)  # fmt: skip
+from openk2.synth.wordings import Choice, as_said, listed, said_name, styled
 from openk2.synth.worlds import World
 from openk2.tools.formats import HIT_WIDTH
 from openk2.tools.index import Hit
@@ -33,9 +31,9 @@ class Combination:
 
 
 COMBINATIONS = {
-    "difference": Combination(DIFFERENCE, "abs({x} - {y})", "I subtract", "difference"),
-    "ratio": Combination(RATIO, "round({x} / {y}, 2)", "I divide", "ratio"),
-    "total": Combination(TOTAL, "{x} + {y}", "I add", "sum"),
+    "difference": Combination(wordings.DIFFERENCE, "abs({x} - {y})", "I subtract", "difference"),
+    "ratio": Combination(wordings.RATIO, "round({x} / {y}, 2)", "I divide", "ratio"),
+    "total": Combination(wordings.TOTAL, "{x} + {y}", "I add", "sum"),
 }
 
 
@@ -48,9 +46,7 @@ def value_of(hit: Hit) -> str:
     return hit.text.partition(": ")[2]
 
 
-def not_found(
-    rng: random.Random, t: Trajectory, hits: list[Hit], label: str, title: str, said: str
-) -> Record | None:
+def not_found(rng: random.Random, t: Trajectory, hits: list[Hit], label: str, title: str, said: str) -> Record | None:
     """Say so. The title that was found is said before what it means, so that the two names stand side by side."""
     if rng.random() > MISSING:
         return None
@@ -71,7 +67,7 @@ def _absent_title(rng: random.Random, titles: list[str]) -> str:
 
 def _spelling(rng: random.Random, share: float) -> Callable[[str], str]:
     """How a question is spelled; a share of them carelessly. Without a share nothing is drawn."""
-    return careless(rng) if share and rng.random() < share else as_said
+    return wordings.careless(rng) if share and rng.random() < share else as_said
 
 
 def lookup(
@@ -81,7 +77,7 @@ def lookup(
     for a line of words in any case, and a share `odd` is spelled carelessly."""
     attribute = rng.choice(TEXTS if rng.random() < texts else ATTRIBUTES)
     title = rng.choice(world.titles)
-    frame, phrase = choice.pick(rng, LOOKUP, attribute.phrases, attribute.frames)
+    frame, phrase = choice.pick(rng, wordings.LOOKUP, attribute.phrases, attribute.frames)
     if rng.random() < missing:
         title = _absent_title(rng, world.titles)
         if title in world.by_title:
@@ -100,7 +96,7 @@ def short_lookup(rng: random.Random, world: World, choice: Choice, missing: floa
     if roll > 0.75:
         attribute = BY_LABEL[rng.choice(COMMON)]
     title = rng.choice(world.titles)
-    frame, phrase = choice.pick(rng, SHORT, attribute.phrases)
+    frame, phrase = choice.pick(rng, wordings.SHORT, attribute.phrases)
     if rng.random() < missing:
         title = _absent_title(rng, world.titles)
         if title in world.by_title:
@@ -189,7 +185,7 @@ def derived(rng: random.Random, world: World, choice: Choice, odd: float = 0.0) 
     """A quotient of two lines of one country; nearly half of them ask for people per square kilometre."""
     metric = DERIVED[0] if rng.random() < 0.45 else rng.choice(DERIVED[1:])
     title = rng.choice(world.titles)
-    frame, phrase = choice.pick(rng, LOOKUP, metric.phrases, metric.frames)
+    frame, phrase = choice.pick(rng, wordings.LOOKUP, metric.phrases, metric.frames)
     spell = _spelling(rng, odd)
     said = spell(title)
     t = Trajectory(spell(styled(rng, frame.format(p=phrase, c=title))), world.index)
@@ -205,17 +201,18 @@ def derived(rng: random.Random, world: World, choice: Choice, odd: float = 0.0) 
 
 def casual_compare(rng: random.Random, world: World, choice: Choice) -> Record | None:
     """Which of 2-4 countries is bigger, richer, ... in everyday words, nearly half of them spelled carelessly."""
-    label, (more, most, less, least) = rng.choice(list(COMPARATIVES.items()))
+    label, (more, most, less, least) = rng.choice(list(wordings.COMPARATIVES.items()))
     label = rng.choices((label, "total area", "total population"), (3, 1, 1))[0]
-    more, most, less, least = COMPARATIVES[label]
+    more, most, less, least = wordings.COMPARATIVES[label]
     metric = DERIVED[0] if label == DERIVED[0].label else BY_LABEL[label]
     titles = rng.sample(world.titles, min(rng.choices((2, 3, 4), (7, 2, 1))[0], len(world.titles)))
     upward = rng.random() < 0.7
     two = len(titles) == 2
-    frame, phrase = choice.pick(rng, CASUAL, (more if two else most) if upward else (less if two else least))
+    frame, phrase = choice.pick(rng, wordings.CASUAL, (more if two else most) if upward else (less if two else least))
     called = [said_name(rng, title) for title in titles]
     verb, _, rest = phrase.partition(" ")
-    if two and verb in ("is", "has") and "the" not in rest.split() and rng.random() < 0.25:  # Is Peru bigger than Chile?
+    than = two and verb in ("is", "has") and "the" not in rest.split()  # Is Peru bigger than Chile?
+    if than and rng.random() < 0.25:
         opening = f"Is {called[0]}" if verb == "is" else f"Does {called[0]} have"
         question = f"{opening} {rest} than {called[1]}?"
     else:
@@ -237,7 +234,7 @@ def compare(
     count = count or rng.choices((2, 3, 4, 5, 6), (3, 5, 3, 1, 1))[0]
     titles = rng.sample(world.titles, min(count, len(world.titles)))
     most = rng.random() < 0.6
-    frame, superlative = choice.pick(rng, COMPARE, metric.most if most else metric.least)
+    frame, superlative = choice.pick(rng, wordings.COMPARE, metric.most if most else metric.least)
     question = styled(rng, frame.format(l=listed(rng, titles), s=superlative))
     spell = _spelling(rng, odd)
     return _compared(rng, spell(question), world, titles, spell, metric, most)
