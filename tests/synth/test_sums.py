@@ -27,7 +27,7 @@ def made(count: int, seed: int = 0, held: bool = False) -> list[dict[str, Any]]:
     return [record for record in (bare_sum(rng, held) for _ in range(count)) if record]
 
 
-RECORDS = made(6000)
+RECORDS = [*made(5000), *made(3000, held=True)]
 
 
 def number(text: str) -> float:
