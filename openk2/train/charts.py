@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -43,7 +44,7 @@ def thin(x: np.ndarray, y: np.ndarray, points: int = POINTS) -> tuple[np.ndarray
         return x, y
     keep = {0, len(y) - 1}
     edges = np.linspace(0, len(y), (points - 2) // 2 + 1).astype(int)
-    for start, end in zip(edges[:-1], edges[1:], strict=True):
+    for start, end in itertools.pairwise(edges):
         bucket = y[start:end]
         if np.isnan(bucket).all():
             keep.add(int(start))
@@ -92,7 +93,8 @@ def chart(
         return _LEFT + (np.asarray(x, float) - x0) / (x1 - x0) * (right - _LEFT)
 
     def up(y: np.ndarray | float) -> np.ndarray:
-        share = np.log(np.asarray(y, float) / low) / math.log(high / low) if log else (np.asarray(y) - low) / (high - low)
+        y = np.asarray(y, float)
+        share = np.log(y / low) / math.log(high / low) if log else (y - low) / (high - low)
         return bottom - share * (bottom - _TOP)
 
     parts = []

@@ -57,7 +57,7 @@ def write(runs: Sequence[Path], out: Path) -> None:
 
 
 def read(folder: Path) -> Run:
-    """Read metrics.jsonl, and samples.jsonl and run.json where they exist. A last line cut off by a kill is left out."""
+    """Read metrics.jsonl, and samples.jsonl and run.json where they exist. A line cut off by a kill is left out."""
     file = folder / "metrics.jsonl"
     if not file.exists():
         raise UserError(f"{folder} has no metrics.jsonl; give the folder of a training run.")
@@ -224,8 +224,10 @@ def _parameters(about: dict[str, Any]) -> str:
 def _time(seconds: float) -> str:
     if math.isnan(seconds):
         return "–"
-    minutes = round(seconds / 60)
-    return f"{minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"{minutes} min" if minutes else f"{seconds:.0f} s"
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    hours, minutes = divmod(round(seconds / 60), 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min"
 
 
 def _last(run: Run, name: str) -> float:
@@ -285,4 +287,6 @@ def _about(run: Run) -> str:
 def _value(value: Any) -> str:
     if value is None:
         return "–"
-    return escape(f"{value:g}" if isinstance(value, float) else json.dumps(value) if isinstance(value, dict) else str(value))
+    if isinstance(value, float):
+        return f"{value:g}"
+    return escape(json.dumps(value) if isinstance(value, dict) else str(value))
