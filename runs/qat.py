@@ -12,6 +12,7 @@ import os
 import shutil
 import statistics
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -20,34 +21,36 @@ from byte_text import BATCH, CONTEXT, held_out_loss, network, shards
 from openk2.model.transformer import Transformer
 from openk2.train.data import Source
 from openk2.train.export import export
-from openk2.train.loop import Pace, build, quantise_experts, train
+from openk2.train.loop import build, quantise_experts, train
 from openk2.train.recipe import Stage
 from openk2.train.state import initial_weights
 
 SEEDS = (0, 1, 2)
 TOKENS = 2_000_000
-FRACTION = 0.2  # of the tokens, at the end, with the experts seen through INT4
-COMMON = int((1 - FRACTION) * TOKENS / BATCH) - 1  # steps before
+FRACTION = 0.2  # of the tokens, at the end, while the rate falls: with the experts seen through INT4, or not
 CONFIG = network(layers=4, width=64, heads=2)
 
 
-def stage(qat: float, seed: int) -> Stage:
-    return Stage(
-        name="pretrain", tokens=TOKENS, batch=BATCH, context=CONTEXT, lr=2e-2, decay=0.3, floor=0.0, qat=qat,
+def stages(seed: int, int4: bool) -> list[Stage]:
+    stable = Stage(
+        name="stable", tokens=round((1 - FRACTION) * TOKENS), batch=BATCH, context=CONTEXT, lr=2e-2, decay=0.0,
         seed=seed,
     )  # fmt: skip
+    last = {"tokens": round(FRACTION * TOKENS), "warmup": 0.0, "decay": 1.0, "floor": 0.0, "seed": seed + 1000}
+    return [stable, replace(stable, name="decay", qat=float(int4), **last)]
 
 
-def run(qat: float, seed: int, text: Path, held: Path, out: Path) -> dict[str, float]:
+def run(int4: bool, seed: int, text: Path, held: Path, out: Path) -> dict[str, float]:
     """Train once; returns the held-out losses of the bf16 and the INT4 export, and what the export changed."""
-    file = out / f"qat{qat}-{seed}.json"
+    folder = out / f"{'int4' if int4 else 'bf16'}-{seed}"
+    file = folder.with_suffix(".json")
     if not file.exists():
-        folder, common = out / f"qat{qat}-{seed}", out / f"common-{seed}"
-        if not folder.exists():  # up to where INT4 begins, both runs are one
-            train(build(CONFIG, seed), [Source(text)], [stage(0.0, seed)], common, pace=Pace(max_steps=COMMON))
-            shutil.copytree(common, folder)
+        both, begun = stages(seed, int4), out / f"stable-{seed}"
+        if not folder.exists():  # the stage before is the same for both
+            train(build(CONFIG, seed), [Source(text)], both[:1], begun)
+            shutil.copytree(begun, folder)
         model = build(CONFIG, seed)
-        train(model, [Source(text)], [stage(qat, seed)], folder)
+        train(model, [Source(text)], both, folder)
         losses = {}
         for name in ("bf16", "int4"):
             export(CONFIG, model.tensors(), folder / name, int4=name == "int4")
@@ -83,7 +86,7 @@ def main() -> None:
     afterwards, learned, closed = [], [], []
     print("| seed | bf16 | INT4 afterwards | INT4 learned | gap closed | export - forward pass |\n" + "|--:" * 6 + "|")
     for seed in SEEDS:
-        plain, qat = (run(fraction, seed, text, held, out) for fraction in (0.0, FRACTION))
+        plain, qat = (run(int4, seed, text, held, out) for int4 in (False, True))
         afterwards.append(plain["int4"] - plain["bf16"])
         learned.append(qat["int4"] - plain["bf16"])
         closed.append(1 - learned[-1] / afterwards[-1])
