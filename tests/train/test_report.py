@@ -13,8 +13,11 @@ import numpy as np
 import pytest
 
 from openk2.errors import UserError
+from openk2.model.config import ModelConfig
 from openk2.train.charts import POINTS, Line, Mark, chart, thin
 from openk2.train.report import read, write
+
+CONFIG = ModelConfig.from_depth(2, vocab_size=64)
 
 
 def row(step: int, **more: Any) -> dict[str, Any]:
@@ -32,9 +35,10 @@ def folder(path: Path, rows: list[dict[str, Any]], about: bool = True) -> Path:
     if about:
         stage = {"lr": 0.01, "optimizer": "muonclip", "qk_clip": 30.0}
         stages = [{"name": "pretrain"} | stage, {"name": "anneal"} | stage]
-        config = {"hidden_size": 64, "num_hidden_layers": 2}
-        about_run = {"config": config, "parameters": 5e6, "active": 2e6, "stages": stages}
-        (path / "run.json").write_text(json.dumps(about_run))
+        for step, lr in ((40, 1.0), (80, 0.01)):  # the newest counts
+            (path / f"step-{step:08d}").mkdir()
+            state = {"config": CONFIG.to_hf(), "stages": [s | {"lr": lr} for s in stages]}
+            (path / f"step-{step:08d}" / "state.json").write_text(json.dumps(state))
         samples = [{"step": s, "prompt": "Once <b>", "text": f"said at {s}"} for s in range(0, 100, 4)]
         (path / "samples.jsonl").write_text("".join(json.dumps(r) + "\n" for r in samples))
     return path
@@ -127,7 +131,7 @@ def test_page_shows_what_the_run_wrote(tmp_path: Path) -> None:
         "Expert load": 1, "Balance loss": 1, "Speed": 1, "Optimizer": 1,
     }  # fmt: skip
     assert page.charts["Loss"][0].count("L") == 99
-    for said in ("anneal", "INT4", "threshold 30", "Once <b>", "said at 96", "100k", "5M, 2M active", "3 min", "120.0"):
+    for said in ("anneal", "INT4", "threshold 30", "Once <b>", "said at 96", "100k", "165.3k, 79.25k active", "3 min", "120.0"):
         assert said in page.text, said
     assert page.text.count("said at") == 12
 
