@@ -112,6 +112,7 @@ def test_constant_single_and_broken_lines_are_drawn() -> None:
     one = Line(np.array([5.0]), np.array([2.0]), "red", "a")
     assert "M" in chart("one", [one])
     assert chart("none", []) == "" and chart("nan", [Line(np.zeros(2), np.full(2, math.nan), "red", "a")]) == ""
+    assert chart("zeros", [Line(np.arange(2.0), np.zeros(2), "red", "a")]) == ""
     broken = chart("gap", [Line(np.arange(4.0), np.array([1.0, math.nan, 3.0, 3.0]), "red", "a")])
     (path,) = re.findall(r' d="(M[^"HV]+)"/><path class="pointer', broken)
     assert path.count("M") == 2 and path.count("L") == 1
@@ -128,7 +129,7 @@ def test_page_shows_what_the_run_wrote(tmp_path: Path) -> None:
     assert not page.references and "http" not in text  # nothing is fetched
     assert {name: len(lines) for name, lines in page.charts.items()} == {
         "Loss": 2, "Gradient norm": 1, "Learning rate": 1, "Largest attention logit": 2, "Heads clipped": 1,
-        "Expert load": 1, "Balance loss": 1, "Speed": 1, "Optimizer": 1,
+        "Expert load": 1, "Speed": 1, "Optimizer": 1,
     }  # fmt: skip
     assert page.charts["Loss"][0].count("L") == 99
     for said in ("anneal", "INT4", "threshold 30", "Once <b>", "said at 96", "100k", "165.3k, 79.25k active", "3 min", "120.0"):
