@@ -16,6 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from openk2.model.config import ModelConfig
+from openk2.model.expert_parallel import ExpertExchange, held
+from openk2.model.recompute import recomputing
 
 _ROWS = 64
 
@@ -198,11 +200,19 @@ class Experts(nn.Module):
         self.up_proj = nn.Parameter(torch.empty(e, i, h))
         self.down_proj = nn.Parameter(torch.empty(e, h, i))
         self.override: tuple[Tensor, Tensor, Tensor] | None = None
+        self.exchange: ExpertExchange | None = None  # set where the experts are divided among ranks
 
     def forward(self, x: Tensor, index: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
         """x [T, H], index and weights [T, K] -> [T, H] and the tokens each expert got [E] (int64)."""
-        routing = _Routing(index, self.gate_proj.shape[0])
-        out = _RoutedSwiGLU.apply(x, weights, self.gate_proj, self.up_proj, self.down_proj, routing, self.override)
+        if self.exchange is not None:
+            return self.exchange(lambda *copies: self._own(*copies)[0], x, index, weights)
+        return self._own(x, index, weights)
+
+    def _own(self, x: Tensor, index: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+        """The same for the experts that lie here, `index` counting from the first of them."""
+        gate, up, down = (held(stack) for stack in (self.gate_proj, self.up_proj, self.down_proj))
+        routing = _Routing(index, len(gate))
+        out = _RoutedSwiGLU.apply(x, weights, gate, up, down, routing, self.override)
         return out, routing.counts  # type: ignore[return-value]
 
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
@@ -241,7 +251,7 @@ class MoE(nn.Module):
         """x [T, H] -> [T, H]."""
         index, weights = self.gate(x)
         out, counts = self.experts(x, index, weights)
-        if self.training:
+        if self.training and not recomputing():
             with self._lock:
                 self.load = counts if self.load is None else self.load + counts
         return out + self.shared_experts(x)

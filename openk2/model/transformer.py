@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from openk2.model.attention import LatentAttention, Packing, RMSNorm
 from openk2.model.config import ModelConfig
 from openk2.model.moe import MLP, Experts, MoE
+from openk2.model.recompute import recompute
 from openk2.model.rope import rope_tables
 
 _LOSS_CHUNK = 1024  # rows of logits held at once
@@ -26,8 +27,14 @@ class Block(nn.Module):
         self.mlp: nn.Module = MoE(config) if config.is_moe(layer) else MLP(config.hidden_size, config.intermediate_size)
         self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.recompute = False  # trade a second forward pass for the memory of the activations
 
     def forward(self, x: Tensor, packing: Packing, cos: Tensor, sin: Tensor, dtype: torch.dtype) -> Tensor:
+        if self.recompute and torch.is_grad_enabled():
+            return recompute(self._forward, x, packing, cos, sin, dtype)
+        return self._forward(x, packing, cos, sin, dtype)
+
+    def _forward(self, x: Tensor, packing: Packing, cos: Tensor, sin: Tensor, dtype: torch.dtype) -> Tensor:
         x = x + self.self_attn(self.input_layernorm(x, dtype), packing, cos, sin)
         return x + self.mlp(self.post_attention_layernorm(x, dtype))
 
