@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from openk2.cli.retrieval import retrieval
 from openk2.errors import UserError
 from openk2.train.sft import sft
 
@@ -17,6 +18,7 @@ def command() -> None:
 
 
 command.add_command(sft)
+command.add_command(retrieval)
 
 
 @command.command()
