@@ -64,7 +64,7 @@ def info(name: str, as_json: bool, check: bool) -> None:
 def _checked(name: str) -> int:
     from openk2.model.checkpoint import check_values
 
-    folder = _find(name)[1]
+    folder = find(name)[1]
     if folder is None:
         raise UserError(f"{name} is a description, not a checkpoint folder: there is nothing to check.")
     return check_values(folder)
@@ -72,7 +72,7 @@ def _checked(name: str) -> int:
 
 def describe(name: str) -> dict[str, Any]:
     """What `k2 model info` prints. Raises UserError when `name` is neither a known model nor a checkpoint folder."""
-    config, folder = _find(name)
+    config, folder = find(name)
     count = config.count()
     parts = {part: getattr(count, part) for part in _PARTS}
     form = storage(config)
@@ -95,7 +95,8 @@ def describe(name: str) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _find(name: str) -> tuple[ModelConfig, Path | None]:
+def find(name: str) -> tuple[ModelConfig, Path | None]:
+    """The configuration of a preset, `nano`, `depth:N` or a folder, and the folder if it is one."""
     if name in PRESETS:
         return ModelConfig.preset(name), None
     if name.startswith("depth:") and name[6:].isdigit():
@@ -209,7 +210,7 @@ def random(
     from openk2.model.convert import RandomSource, copy_extras
     from openk2.model.convert import convert as write
 
-    config = _find(name)[0]
+    config = find(name)[0]
     if layers:
         config = dataclasses.replace(config, num_hidden_layers=layers)
     extras = copy_extras(tokenizer) if tokenizer else lambda folder: None
