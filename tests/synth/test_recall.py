@@ -31,9 +31,7 @@ def found(ids: list[int], wanted: list[int]) -> list[int]:
 
 @pytest.mark.parametrize("length", [128, 512, 3000])
 @pytest.mark.parametrize("depth", [0.0, 0.5, 1.0])
-def test_the_asked_code_lies_where_it_was_put(
-    recall: Recall, tokenizer: Tokenizer, length: int, depth: float
-) -> None:
+def test_the_asked_code_lies_where_it_was_put(recall: Recall, tokenizer: Tokenizer, length: int, depth: float) -> None:
     ids, mask = recall.probe(length, depth)
     assert len(ids) == len(mask) == length and mask[-ANSWER:] == [1] * ANSWER
     head = tokenizer.encode("\nCode")
@@ -64,7 +62,7 @@ def test_what_is_drawn_is_not_learned_and_what_is_asked_was_told(recall: Recall,
                 assert mask[end : end + ANSWER] == [0] * ANSWER
         assert 1 <= asked <= len(told)
         lengths.add(len(ids))
-    assert min(lengths) < 130 and 350 < max(lengths)
+    assert min(lengths) < 130 and max(lengths) > 350
 
 
 def test_the_same_seed_gives_the_same_documents(tokenizer: Tokenizer) -> None:
@@ -77,9 +75,7 @@ def test_text_too_short_to_hide_anything_in(tokenizer: Tokenizer) -> None:
         Recall(tokenizer, ["short"], 0)
 
 
-def test_command_line(
-    data: Path, tokenizer_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_command_line(data: Path, tokenizer_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for path in data.iterdir():
         (tmp_path / path.name).write_bytes(path.read_bytes())
     out = tmp_path / "out"
