@@ -46,7 +46,7 @@ def about(rows: list[dict[str, Any]]) -> str:
     lines = [
         f"{rows[-1]['tokens'] / 1e6:.2f}M tokens in {len(rows)} steps, {rows[-1]['seconds'] / 60:.0f} minutes",
         f"spikes: {int((far > LIMIT).sum())}; the furthest step lies {np.nanmax(far):.1f} deviations above the median",
-        f"gradient norm after step {WINDOW}: median {np.median(norms[WINDOW:]):.2f}, at most {norms[WINDOW:].max():.2f}",
+        f"gradient norm from step {WINDOW}: median {np.median(norms[WINDOW:]):.2f}, most {norms[WINDOW:].max():.2f}",
         f"largest attention logit: {logits.max():.1f}; steps with a clipped head: {int((clipped > 0).sum())}",
         f"last step with a load above {EVEN:g} by layer: {last_above(load)}, after it at most {load[warm:].max():.2f}, "
         f"median {np.median(load[warm:]):.2f}",
