@@ -15,7 +15,7 @@ from openk2.model.moe import MLP, Experts, MoE
 from openk2.model.recompute import recompute
 from openk2.model.rope import rope_tables
 
-_LOSS_CHUNK = 1024  # rows of logits held at once
+_LOSS_CHUNK = 256  # rows of logits held at once: few enough to stay in the cache
 
 
 class Block(nn.Module):
