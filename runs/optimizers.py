@@ -1,35 +1,76 @@
 """MuonClip against AdamW at the size of nano: a grid for each, then three seeds of the best, then fewer tokens.
 
-    export OPENK2_DATA=/path/to/data          # the source files of docs/recipe.md
-    python runs/optimizers.py prepare         # token shards: half real text, half trajectories, and a held-out set
-    python runs/optimizers.py run grid/...    # one or more runs by name; `names` prints them; finished ones are kept
-    python runs/optimizers.py table           # docs/optimizers.json: held-out losses, p-values
-    python runs/optimizers.py draw            # docs/optimizers.png
+    export OPENK2_DATA=/path/to/data     # the source files of docs/recipe.md
+    python runs/optimizers.py prepare    # token shards: half real text, half trajectories, and a held-out set
+    python runs/optimizers.py run grid   # or `final`, or one run by its name; finished runs are kept, a killed one goes on
+    python runs/optimizers.py table      # what docs/optimizers.md says
+    python runs/optimizers.py draw       # docs/optimizers.png
 
-docs/optimizers.md says what came out. Every run goes on where it was stopped.
+Results are JSON files in OPENK2_STUDY (out/optimizers), one a run.
 """
 
 from __future__ import annotations
 
 import hashlib
-import itertools
+import json
+import math
 import os
 import random
+import shutil
 import sys
 import sysconfig
 from collections.abc import Iterator
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
+
+import torch
 
 from openk2.chat.tokenizer import Tokenizer
+from openk2.model.attention import Packing
+from openk2.model.config import ModelConfig
+from openk2.model.transformer import Transformer
 from openk2.synth.make import make
 from openk2.synth.rows import read_rows
 from openk2.synth.shards import Tokens, write_tokens
+from openk2.train.data import Source, Stream
+from openk2.train.loop import Pace, build, train
+from openk2.train.packing import Packer
+from openk2.train.recipe import Stage
 
 OUT = Path(os.environ.get("OPENK2_STUDY", "out/optimizers"))
 TOKENIZER = Path("openk2/weights/nano")
 CONTEXT = 1024  # tokens of a piece of text
 TEXT = {"wikipedia": 0.5, "python": 0.2, "pepys": 0.15, "passages": 0.15}  # shares of the text's tokens
-TRAIN_TOKENS, HELD_TOKENS = 1_800_000, 40_000  # of text; as many of trajectories
+TRAIN_TOKENS, HELD_TOKENS = 1_800_000, 24_000  # of text; as many of trajectories
+BATCH, GRID_TOKENS, TOKENS = 8192, 320_000, 1_000_000
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training run from fresh weights: the seed decides the weights and the order of the data, for both alike."""
+
+    optimizer: str
+    lr: float
+    tokens: int = TOKENS
+    seed: int = 0
+    adam_scale: float = 0.3
+    weight_decay: float = 0.1
+
+    @property
+    def name(self) -> str:
+        more = f"-a{self.adam_scale:g}" * (self.adam_scale != 0.3) + f"-wd{self.weight_decay:g}" * (self.weight_decay != 0.1)
+        return f"{self.optimizer}-{self.lr:g}{more}-{self.tokens // 1000}k-s{self.seed}"
+
+    @property
+    def stage(self) -> Stage:
+        return Stage(**asdict(self), batch=BATCH, context=4096, warmup=0.1, decay=0.3, floor=0.0)
+
+
+GRID = [
+    *(Run("adamw", lr, GRID_TOKENS) for lr in (1e-3, 2e-3, 4e-3, 8e-3)),
+    *(Run("muonclip", lr, GRID_TOKENS) for lr in (2.5e-3, 5e-3, 1e-2, 2e-2)),
+]
 
 
 def texts(kind: str, data: Path) -> list[str]:
@@ -79,7 +120,49 @@ def prepare(data: Path) -> None:
     make(data, TOKENIZER, OUT / "data" / "held-trajectories", HELD_TOKENS // 262, seed=78)
 
 
+def run(one: Run) -> None:
+    """Train and evaluate `one` into OUT/NAME.json, unless it is there."""
+    result, folder = OUT / f"{one.name}.json", OUT / "running" / one.name
+    if result.exists():
+        return
+    model = build(ModelConfig.from_depth(8, Tokenizer.load(TOKENIZER).n_vocab), one.seed)
+    data = [Source(OUT / "data" / kind) for kind in ("text", "trajectories")]
+    train(model, data, [one.stage], folder, pace=Pace(checkpoint_minutes=3))
+    lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    rows = [json.loads(line) for line in lines]
+    record = {
+        **asdict(one), "held": held_out(model), "seconds": round(rows[-1]["seconds"]),
+        "curve": [[row["tokens"], round(row["loss"], 4)] for row in rows],
+        "max_logit": max(max(row["max_logits"]) for row in rows), "clipped": sum(sum(row["clipped"]) for row in rows),
+    }  # fmt: skip
+    result.write_text(json.dumps(record) + "\n", encoding="utf-8")
+    shutil.rmtree(folder)
+    print(one.name, record["held"], flush=True)
+
+
+@torch.no_grad()
+def held_out(model: Transformer) -> dict[str, float]:
+    """Mean loss (nats a token) on the held-out tokens of each kind and of both together, as in training."""
+    model.eval()
+    total, count = dict[str, float](), dict[str, int]()
+    for kind in ("text", "trajectories"):
+        stream = Stream([Source(OUT / "data" / f"held-{kind}")], "held-out", 0, 4096)
+        packer = Packer(stream, BATCH)
+        batches = [packer.next() for _ in range(math.ceil(stream.tokens / BATCH))]
+        count[kind] = sum(len(batch.rows) for batch in batches)
+        losses = (float(model.loss(b.ids, Packing(b.lengths), b.rows)) * len(b.rows) for b in batches)
+        total[kind] = sum(losses)
+    means = {kind: round(total[kind] / count[kind], 4) for kind in total}
+    return {"both": round(sum(total.values()) / sum(count.values()), 4), **means}
+
+
 if __name__ == "__main__":
     command, *names = sys.argv[1:] or ["help"]
     if command == "prepare":
         prepare(Path(os.environ["OPENK2_DATA"]))
+    elif command == "names":
+        print(*(one.name for one in GRID), sep="\n")
+    elif command == "run":
+        for one in GRID:
+            if one.name in names or "grid" in names:
+                run(one)
