@@ -31,12 +31,14 @@ def qk_clip_(attention: LatentAttention, max_logits: Tensor, threshold: float) -
     return over
 
 
-def qk_clip_all_(attentions: Iterable[LatentAttention], threshold: float) -> tuple[float, int]:
-    """Clip every layer by the logits tracked since the last call; returns the largest logit and the heads clipped."""
-    largest, clipped = -float("inf"), 0
+def qk_clip_all_(attentions: Iterable[LatentAttention], threshold: float) -> tuple[list[float], list[int]]:
+    """Clip every layer by the logits tracked since the last call.
+
+    Returns each layer's largest logit before the clip (-inf where none was tracked) and its number of clipped heads.
+    """
+    largest, clipped = [], []
     for attention in attentions:
         peak, attention.max_logits = attention.max_logits, None
-        if peak is not None:
-            largest = max(largest, float(peak.max()))
-            clipped += qk_clip_(attention, peak, threshold)
+        largest.append(-float("inf") if peak is None else float(peak.max()))
+        clipped.append(qk_clip_(attention, peak, threshold) if largest[-1] > threshold and peak is not None else 0)
     return largest, clipped

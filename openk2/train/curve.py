@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from openk2.errors import UserError
 from openk2.paths import install
@@ -33,7 +34,7 @@ def draw(runs: Sequence[Path], out: Path) -> None:
             start = next(t for t, row in zip(tokens, rows, strict=True) if row["qat"])
             top.axvline(start, color=line.get_color(), linestyle=":", label=f"{run.name}: INT4 in the forward pass")
         middle.plot(tokens, [row["lr"] for row in rows])
-        bottom.plot(tokens, [row["max_logit"] for row in rows])
+        bottom.plot(tokens, [max(row["max_logits"]) for row in rows])
     top.set(ylabel="loss on own tokens (nats)", yscale="log")
     top.legend()
     middle.set(ylabel="learning rate")
@@ -47,7 +48,7 @@ def draw(runs: Sequence[Path], out: Path) -> None:
         plt.close(figure)
 
 
-def _metrics(run: Path) -> list[dict[str, float]]:
+def _metrics(run: Path) -> list[dict[str, Any]]:
     file = run / "metrics.jsonl"
     if not file.exists():
         raise UserError(f"{run} has no metrics.jsonl; give the folder of a training run.")

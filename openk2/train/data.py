@@ -17,6 +17,15 @@ from openk2.errors import UserError
 
 
 @dataclass(frozen=True)
+class Source:
+    """A folder of shards, its share of the documents, and the stage it is for (None: each that has none of its own)."""
+
+    folder: Path
+    weight: float | None = None
+    stage: str | None = None
+
+
+@dataclass(frozen=True)
 class Document:
     """One training document: ids [n] uint16 and mask [n] uint8 (views of the shard)."""
 
@@ -68,12 +77,15 @@ class Stream:
     only the number drawn from each folder. Without weights, folders are mixed by their numbers of documents.
     """
 
-    def __init__(self, sources: Sequence[tuple[Path, float | None]], seed: int, longest: int) -> None:
-        self.folders = [Folder(path, longest) for path, _ in sources]
-        explicit = any(weight is not None for _, weight in sources)
+    def __init__(self, data: Sequence[Source], stage: str, seed: int, longest: int) -> None:
+        sources = [s for s in data if s.stage == stage] or [s for s in data if s.stage is None]
+        if not sources:
+            raise UserError(f"The stage {stage} has no data; give a folder for it or one for all stages.")
+        self.folders = [Folder(source.folder, longest) for source in sources]
+        explicit = any(source.weight is not None for source in sources)
         self.weights = [
-            (1.0 if weight is None else weight) if explicit else float(len(folder.table))
-            for (_, weight), folder in zip(sources, self.folders, strict=True)
+            (1.0 if source.weight is None else source.weight) if explicit else float(len(folder.table))
+            for source, folder in zip(sources, self.folders, strict=True)
         ]
         if min(self.weights) <= 0:
             raise UserError("The weight of a --data folder must be positive.")

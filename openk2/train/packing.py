@@ -33,10 +33,10 @@ class Packer:
     """
 
     def __init__(self, stream: Stream, size: int, parts: int = 1) -> None:
-        """`size` tokens a step in `parts` batches of equal size. The stream's documents must fit into one of them."""
+        """A step is `parts` batches of `size` tokens. The stream's documents must fit into one of them."""
         self.stream = stream
         self.parts = parts
-        self.size = size // parts
+        self.size = size
         self.pool: list[tuple[int, int]] = []
 
     def step(self) -> list[Batch]:

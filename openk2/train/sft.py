@@ -5,6 +5,7 @@ k2 train sft --data out/data --tokenizer out/tokenizer --out out/run1 --depth 8 
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import shutil
 from pathlib import Path
@@ -13,6 +14,8 @@ import click
 
 from openk2.errors import UserError
 from openk2.paths import install
+from openk2.train.data import Source
+from openk2.train.recipe import Stage
 
 _SMALLEST_PART = 2048  # tokens: no document may be longer than a part
 _COUNT, _SHARE, _SECONDS = click.IntRange(1), click.FloatRange(0, 1), click.FloatRange(0, min_open=True)
@@ -30,15 +33,13 @@ def amount(text: str) -> int:
     return number
 
 
-def source(text: str) -> tuple[Path, float | None]:
+def source(text: str) -> Source:
     """`DIR` or `DIR:WEIGHT`."""
     folder, _, weight = text.rpartition(":")
     if folder and not Path(text).exists():
-        try:
-            return Path(folder), float(weight)
-        except ValueError:
-            pass
-    return Path(text), None
+        with contextlib.suppress(ValueError):
+            return Source(Path(folder), float(weight))
+    return Source(Path(text))
 
 
 @click.command()
@@ -81,15 +82,10 @@ def sft(
 
     from openk2.model.checkpoint import TOKENIZER_FILES
     from openk2.model.config import ModelConfig
-    from openk2.optim.schedule import WSD
-    from openk2.quant.packing import GROUP
     from openk2.train.data import Stream
-    from openk2.train.loop import Settings, build, train
-    from openk2.train.packing import Packer
+    from openk2.train.loop import Pace, build, train
     from openk2.train.state import initial_weights
 
-    if warmup + decay > 1:
-        raise UserError(f"--warmup {warmup} and --decay {decay} do not fit into one run; lower one of them.")
     if threads:
         torch.set_num_threads(threads)
     if init:
@@ -103,11 +99,16 @@ def sft(
         out.mkdir(parents=True, exist_ok=True)
         for name in TOKENIZER_FILES:
             shutil.copyfile(tokenizer / name, out / name)
-    if qat_fraction and (config.hidden_size % GROUP or config.moe_intermediate_size % GROUP):
-        raise UserError(f"INT4 needs widths that are multiples of {GROUP}; take an even --depth or --qat-fraction 0.")
     size = amount(batch)
     parts = parts or max(1, min(torch.get_num_threads(), size // _SMALLEST_PART))
-    stream = Stream([source(text) for text in data], seed, size // parts)
+    stage = Stage(
+        name="sft", tokens=amount(tokens), seconds=seconds, batch=size, parts=parts, context=size // parts, lr=lr,
+        adam_scale=adam_scale, balance=balance, weight_decay=weight_decay, warmup=warmup, decay=decay, qk_clip=qk_clip,
+        qat=qat_fraction, seed=seed,
+    )  # fmt: skip
+    stage.config(config)
+    sources = [source(text) for text in data]
+    stream = Stream(sources, stage.name, seed, stage.context)
     if (largest := stream.largest_id()) >= config.vocab_size:
         raise UserError(f"The data has token {largest}, but the vocabulary {config.vocab_size} entries; use its own.")
     click.echo(
@@ -117,13 +118,8 @@ def sft(
     model = build(config, seed, mimetic and weights is None)
     if weights is not None:
         model.load_tensors(weights)
-    settings = Settings(
-        tokens=amount(tokens), seconds=seconds, lr=lr, adam_scale=adam_scale, balance=balance,
-        weight_decay=weight_decay, schedule=WSD(warmup, decay), qk_clip=qk_clip,
-        qat_fraction=qat_fraction, seed=seed, checkpoint_minutes=checkpoint_minutes, log_every=log_every,
-        max_steps=max_steps,
-    )  # fmt: skip
-    train(model, Packer(stream, size, parts), settings, out, lambda line: click.echo(line))
+    pace = Pace(checkpoint_minutes, log_every, max_steps)
+    train(model, sources, [stage], out, say=lambda line: click.echo(line), pace=pace)
 
 
 def _vocabulary(tokenizer: Path | None, vocab_size: int | None) -> int:

@@ -44,16 +44,18 @@ def read_state(path: Path) -> dict[str, Any]:
         raise UserError(f"{path} is not a readable training state ({error}); restore it or name another.") from None
 
 
-def load_state(path: Path, model: Transformer, optimizer: MuonAdamW, packer: Packer) -> dict[str, Any]:
-    """Put everything back where `save_state` found it; returns its `progress`."""
+def load_state(path: Path, model: Transformer, optimizer: MuonAdamW) -> dict[str, Any]:
+    """Put weights, optimizer and random state back; returns the `progress` saved and the packer's state as `data`."""
     data = read_state(path)
-    if ModelConfig.from_hf(data["config"]) != model.config:
+    stretch = {  # what YaRN changes is no other shape
+        "rope_scaling": model.config.rope_scaling, "max_position_embeddings": model.config.max_position_embeddings,
+    }  # fmt: skip
+    if dataclasses.replace(ModelConfig.from_hf(data["config"]), **stretch) != model.config:
         raise UserError(f"{path} is of a network of another shape; use another --out or the same shape.")
     model.load_tensors(data["model"])
     optimizer.load_state_dict(data["optimizer"])
-    packer.restore(data["data"])
     torch.set_rng_state(data["rng"])
-    return data["progress"]
+    return data["progress"] | {"data": data["data"]}
 
 
 def initial_weights(path: Path) -> tuple[ModelConfig, dict[str, torch.Tensor]]:

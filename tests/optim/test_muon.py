@@ -100,7 +100,8 @@ def test_qk_clip_brings_the_largest_logit_to_the_threshold(rank: int | None) -> 
     before = attention.max_logits.clone()
     threshold = float(before.mean())
     largest, clipped = qk_clip_all_([attention], threshold)
-    assert largest == pytest.approx(float(before.max())) and clipped == int((before > threshold).sum()) > 0
+    assert largest == [pytest.approx(float(before.max()))]
+    assert clipped == [int((before > threshold).sum())] != [0]
     attention(x, packing, cos, sin)
     assert attention.max_logits is not None
     # Non-rotary parts are scaled by gamma together and rotary ones by gamma: all logits of the head shrink by gamma.
