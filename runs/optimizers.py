@@ -2,7 +2,7 @@
 
     export OPENK2_DATA=/path/to/data     # the source files of docs/recipe.md
     python runs/optimizers.py prepare    # token shards: half real text, half trajectories, and a held-out set
-    python runs/optimizers.py run grid   # or `final`, or one run by its name; finished runs are kept, a killed one goes on
+    python runs/optimizers.py run grid   # or `final`, or runs by name; finished ones are kept, a killed one goes on
     python runs/optimizers.py table      # what docs/optimizers.md says
     python runs/optimizers.py draw       # docs/optimizers.png
 
@@ -22,7 +22,6 @@ import sysconfig
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -55,12 +54,11 @@ class Run:
     tokens: int = TOKENS
     seed: int = 0
     adam_scale: float = 0.3
-    weight_decay: float = 0.1
 
     @property
     def name(self) -> str:
-        more = f"-a{self.adam_scale:g}" * (self.adam_scale != 0.3) + f"-wd{self.weight_decay:g}" * (self.weight_decay != 0.1)
-        return f"{self.optimizer}-{self.lr:g}{more}-{self.tokens // 1000}k-s{self.seed}"
+        dials = f"{self.lr:g}-{self.adam_scale:g}" if self.optimizer == "muonclip" else f"{self.lr:g}"
+        return f"{self.optimizer}-{dials}-{self.tokens // 1000}k-s{self.seed}"
 
     @property
     def stage(self) -> Stage:
