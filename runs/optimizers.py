@@ -42,7 +42,8 @@ TOKENIZER = Path("openk2/weights/nano")
 CONTEXT = 1024  # tokens of a piece of text
 TEXT = {"wikipedia": 0.5, "python": 0.2, "pepys": 0.15, "passages": 0.15}  # shares of the text's tokens
 TRAIN_TOKENS, HELD_TOKENS = 1_800_000, 24_000  # of text; as many of trajectories
-BATCH, GRID_TOKENS, TOKENS = 8192, 320_000, 1_000_000
+BATCH, GRID_TOKENS, TOKENS = 8192, 320_000, 800_000
+PAUSES = (0.3, 0.5, 0.7)  # shares of a long run after which it is evaluated; the rate falls from the last one on
 
 
 @dataclass(frozen=True)
@@ -119,23 +120,28 @@ def prepare(data: Path) -> None:
 
 
 def run(one: Run) -> None:
-    """Train and evaluate `one` into OUT/NAME.json, unless it is there."""
+    """Train `one` and evaluate it at PAUSES and at its end, into OUT/NAME.json, unless that is there."""
     result, folder = OUT / f"{one.name}.json", OUT / "running" / one.name
     if result.exists():
         return
     model = build(ModelConfig.from_depth(8, Tokenizer.load(TOKENIZER).n_vocab), one.seed)
     data = [Source(OUT / "data" / kind) for kind in ("text", "trajectories")]
-    train(model, data, [one.stage], folder, pace=Pace(checkpoint_minutes=3))
-    lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    rows = [json.loads(line) for line in lines]
+    pauses = [round(share * one.tokens / BATCH) for share in PAUSES] if one.tokens > GRID_TOKENS else []
+    held_file = folder / "held.json"
+    held = json.loads(held_file.read_text(encoding="utf-8")) if held_file.exists() else []
+    for pause in [*pauses, None][len(held) :]:
+        train(model, data, [one.stage], folder, pace=Pace(checkpoint_minutes=3, max_steps=pause))
+        rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+        held.append({"step": len(rows), "tokens": rows[-1]["tokens"], **held_out(model)})
+        held_file.write_text(json.dumps(held), encoding="utf-8")
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     record = {
-        **asdict(one), "held": held_out(model), "seconds": round(rows[-1]["seconds"]),
-        "curve": [[row["tokens"], round(row["loss"], 4)] for row in rows],
+        **asdict(one), "held": held, "curve": [[row["tokens"], round(row["loss"], 4)] for row in rows],
         "max_logit": max(max(row["max_logits"]) for row in rows), "clipped": sum(sum(row["clipped"]) for row in rows),
     }  # fmt: skip
     result.write_text(json.dumps(record) + "\n", encoding="utf-8")
     shutil.rmtree(folder)
-    print(one.name, record["held"], flush=True)
+    print(one.name, held[-1], flush=True)
 
 
 @torch.no_grad()
