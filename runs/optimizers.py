@@ -5,6 +5,7 @@
     python runs/optimizers.py run grid   # or `final`, or runs by name; finished ones are kept, a killed one goes on
     python runs/optimizers.py table      # what docs/optimizers.md says
     python runs/optimizers.py draw       # docs/optimizers.png
+    python runs/optimizers.py speed      # seconds a step
 
 Results are JSON files in OPENK2_STUDY (out/optimizers), one a run.
 """
@@ -12,17 +13,21 @@ Results are JSON files in OPENK2_STUDY (out/optimizers), one a run.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import math
 import os
 import random
 import shutil
+import statistics
 import sys
 import sysconfig
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 
 from openk2.chat.tokenizer import Tokenizer
@@ -38,11 +43,12 @@ from openk2.train.packing import Packer
 from openk2.train.recipe import Stage
 
 OUT = Path(os.environ.get("OPENK2_STUDY", "out/optimizers"))
+RECORDS = Path("docs/optimizers.json")
 TOKENIZER = Path("openk2/weights/nano")
 CONTEXT = 1024  # tokens of a piece of text
 TEXT = {"wikipedia": 0.5, "python": 0.2, "pepys": 0.15, "passages": 0.15}  # shares of the text's tokens
 TRAIN_TOKENS, HELD_TOKENS = 1_800_000, 24_000  # of text; as many of trajectories
-BATCH, GRID_TOKENS, TOKENS = 8192, 320_000, 800_000
+BATCH, GRID_TOKENS, TOKENS = 4096, 160_000, 400_000
 PAUSES = (0.3, 0.5, 0.7)  # shares of a long run after which it is evaluated; the rate falls from the last one on
 
 
@@ -70,6 +76,9 @@ GRID = [
     *(Run("adamw", lr, GRID_TOKENS) for lr in (1e-3, 2e-3, 4e-3, 8e-3)),
     *(Run("muonclip", lr, GRID_TOKENS) for lr in (2.5e-3, 5e-3, 1e-2, 2e-2)),
 ]
+BEST = {"adamw": Run("adamw", 2e-3), "muonclip": Run("muonclip", 1e-2)}  # the lowest of the grid
+FINAL = [replace(BEST[name], seed=seed) for seed in (1, 2, 3) for name in BEST]
+FINAL += [replace(BEST["muonclip"], seed=seed, tokens=280_000) for seed in (1, 2, 3)]
 
 
 def texts(kind: str, data: Path) -> list[str]:
@@ -160,13 +169,143 @@ def held_out(model: Transformer) -> dict[str, float]:
     return {"both": round(sum(total.values()) / sum(count.values()), 4), **means}
 
 
+def gather() -> list[dict[str, Any]]:
+    """All results, kept in RECORDS with the page, so that it can be made again without the runs."""
+    old = json.loads(RECORDS.read_text(encoding="utf-8")) if RECORDS.exists() else []
+    new = [json.loads(file.read_text(encoding="utf-8")) for file in sorted(OUT.glob("*-*k-s*.json"))]
+    records = {Run(*(record[field.name] for field in fields(Run))).name: record for record in old + new}
+    lines = ",\n".join(json.dumps(record) for _, record in sorted(records.items()))
+    RECORDS.write_text(f"[\n{lines}\n]\n", encoding="utf-8")
+    return list(records.values())
+
+
+def paired_t(differences: list[float]) -> tuple[float, float, float]:
+    """Mean, t, and the two-sided p of Student's paired test, n - 1 degrees of freedom.
+
+    With t = sqrt(f) tan(x) the density is proportional to cos(x)^(f - 1), which is summed here.
+    """
+    n, mean = len(differences), statistics.fmean(differences)
+    t = mean / (statistics.stdev(differences) / math.sqrt(n))
+    x = np.linspace(0, math.pi / 2, 100_001)
+    density = np.cos(x) ** (n - 2)
+    return mean, t, float(density[x > math.atan(abs(t) / math.sqrt(n - 1))].sum() / density.sum())
+
+
+def tokens_to(loss: float, points: list[tuple[float, float]]) -> float | None:
+    """Tokens at which a line through (tokens, loss), straight in both logarithms, falls to `loss`; None outside it."""
+    for (before, high), (after, low) in itertools.pairwise(points):
+        if high >= loss >= low:
+            share = math.log(high / loss) / math.log(high / low)
+            return before * (after / before) ** share
+    return None
+
+
+def table(records: list[dict[str, Any]]) -> None:
+    """Print what the page says."""
+    print("Held-out loss after the grid's tokens (seed 0):")
+    for record in (r for r in records if r["tokens"] == GRID_TOKENS):
+        print(f"  {record['optimizer']:8}  lr {record['lr']:<7g} scale {record['adam_scale']:<4g} {record['held'][-1]}")
+    long: dict[tuple[str, int], dict[int, dict[str, Any]]] = {}
+    for record in (r for r in records if r["seed"] and r["lr"] == BEST[r["optimizer"]].lr):
+        long.setdefault((record["optimizer"], record["tokens"]), {})[record["seed"]] = record
+    for (name, tokens), runs in sorted(long.items()):
+        for kind in ("both", "text", "trajectories"):
+            ends = [run["held"][-1][kind] for _, run in sorted(runs.items())]
+            spread = statistics.stdev(ends) if len(ends) > 1 else math.nan
+            print(f"{name:8} {tokens:>8,} tokens, {kind:12}: {ends} mean {statistics.fmean(ends):.4f} sd {spread:.4f}")
+    reference = long["adamw", TOKENS]
+    for (name, tokens), runs in sorted(long.items()):
+        seeds = sorted(runs.keys() & reference.keys())
+        if name == "muonclip" and len(seeds) > 1:
+            differences = [runs[s]["held"][-1]["both"] - reference[s]["held"][-1]["both"] for s in seeds]
+            mean, t, p = paired_t(differences)
+            print(
+                f"muonclip at {tokens:,} - adamw at {TOKENS:,}: {mean:+.4f}, t = {t:.2f}, p = {p:.4f}, n = {len(seeds)}"
+            )
+    for seed, adam in sorted(reference.items()):
+        ends = sorted(
+            (t, runs[seed]["held"][-1]["both"]) for (n, t), runs in long.items() if n == "muonclip" and seed in runs
+        )
+        equal = tokens_to(adam["held"][-1]["both"], ends)
+        print(f"seed {seed}: ends equal at {equal and equal / TOKENS} of the tokens")
+        stable = [(h["tokens"], h["both"]) for h in long["muonclip", TOKENS][seed]["held"][:-1]]
+        for point in adam["held"][:-1]:
+            equal = tokens_to(point["both"], stable)
+            share = equal and equal / point["tokens"]
+            print(f"  at constant rate, adamw's {point['both']} at {point['tokens']:,}: {share}")
+
+
+def speed() -> None:
+    """Seconds of gradients and of the optimizer in a step, both optimizers by turns, on two cores."""
+    torch.set_num_threads(2)
+    data = [Source(OUT / "data" / kind) for kind in ("text", "trajectories")]
+    for batch in (4096, 8192, 16384):
+        rows: dict[str, list[dict[str, Any]]] = {}
+        for steps in (4, 7, 10):
+            for best in BEST.values():
+                folder = OUT / "speed" / f"{best.optimizer}-{batch}"
+                stage = replace(best.stage, tokens=1_000_000, batch=batch, parts=2, context=min(4096, batch // 2))
+                model = build(ModelConfig.from_depth(8, Tokenizer.load(TOKENIZER).n_vocab), 0)
+                train(model, data, [stage], folder, say=lambda _: None, pace=Pace(max_steps=steps))
+                lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+                rows[best.optimizer] = [json.loads(line) for line in lines]
+        shutil.rmtree(OUT / "speed")
+        for name, steps in rows.items():
+            seconds = [now["seconds"] - before["seconds"] for before, now in itertools.pairwise(steps)]
+            optimizer = [s * row["optimizer_share"] for s, row in zip(seconds, steps[1:], strict=True)]
+            rest = statistics.median(s - o for s, o in zip(seconds, optimizer, strict=True))
+            print(f"batch {batch:>6} {name:8} gradients {rest:.3f} s, optimizer {statistics.median(optimizer):.3f} s")
+
+
+def draw(records: list[dict[str, Any]]) -> None:
+    """docs/optimizers.png: training losses of the seeds, held-out losses on the way, and the grid."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    colours = {"adamw": "tab:orange", "muonclip": "tab:blue"}
+    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.2), width_ratios=(2, 1), layout="constrained")
+    for record in records:
+        colour, name = colours[record["optimizer"]], record["optimizer"]
+        if record["tokens"] == GRID_TOKENS or record["lr"] != BEST[name].lr:
+            continue
+        tokens, losses = zip(*record["curve"], strict=True)
+        full = record["tokens"] == TOKENS
+        if full:
+            mean = [statistics.fmean(losses[max(0, i - 4) : i + 5]) for i in range(len(losses))]
+            left.plot([t / 1e3 for t in tokens], mean, color=colour, linewidth=0.8, label=name)
+        held = record["held"] if full else record["held"][-1:]
+        at = [h["tokens"] / 1e3 for h in held]
+        left.plot(at, [h["both"] for h in held], "o" if full else "s", color=colour, markersize=4)
+    for name, colour in colours.items():
+        grid = sorted(
+            (r["lr"], r["held"][-1]["both"])
+            for r in records
+            if r["tokens"] == GRID_TOKENS and r["optimizer"] == name and r["adam_scale"] == 0.3
+        )
+        right.plot(*zip(*grid, strict=True), "o-", color=colour, label=name)
+    handles, labels = left.get_legend_handles_labels()
+    unique = dict(zip(labels, handles, strict=True))
+    left.legend(unique.values(), unique.keys())
+    left.set(xlabel="thousand tokens", ylabel="loss (nats a token)", title="lines: training, 9 steps; points: held out")
+    right.set(xlabel="learning rate", xscale="log", title=f"grid: held-out loss after {GRID_TOKENS // 1000}k tokens")
+    figure.savefig(RECORDS.with_suffix(".png"), dpi=120)
+
+
 if __name__ == "__main__":
     command, *names = sys.argv[1:] or ["help"]
     if command == "prepare":
         prepare(Path(os.environ["OPENK2_DATA"]))
-    elif command == "names":
-        print(*(one.name for one in GRID), sep="\n")
     elif command == "run":
-        for one in GRID:
-            if one.name in names or "grid" in names:
+        for one in GRID + FINAL:
+            if one.name in names or ("grid" if one in GRID else "final") in names:
                 run(one)
+    elif command == "table":
+        table(gather())
+    elif command == "speed":
+        speed()
+    elif command == "draw":
+        draw(gather())
+    else:
+        print(__doc__)
