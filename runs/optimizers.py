@@ -22,7 +22,7 @@ import shutil
 import statistics
 import sys
 import sysconfig
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -191,7 +191,7 @@ def paired_t(differences: list[float]) -> tuple[float, float, float]:
     return mean, t, float(density[x > math.atan(abs(t) / math.sqrt(n - 1))].sum() / density.sum())
 
 
-def tokens_to(loss: float, points: list[tuple[float, float]]) -> float | None:
+def tokens_to(loss: float, points: Sequence[tuple[float, float]]) -> float | None:
     """Tokens at which a line through (tokens, loss), straight in both logarithms, falls to `loss`; None outside it."""
     for (before, high), (after, low) in itertools.pairwise(points):
         if high >= loss >= low:
