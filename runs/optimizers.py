@@ -2,7 +2,8 @@
 
     export OPENK2_DATA=/path/to/data     # the source files of docs/recipe.md
     python runs/optimizers.py prepare    # token shards: half real text, half trajectories, and a held-out set
-    python runs/optimizers.py run grid   # or `final`, or runs by name; finished ones are kept, a killed one goes on
+    python runs/optimizers.py grid       # every rate for the first steps; finished runs are kept, a killed one goes on
+    python runs/optimizers.py full       # the best of each to the end, for each seed; or the runs that are named
     python runs/optimizers.py table      # what docs/optimizers.md says
     python runs/optimizers.py draw       # docs/optimizers.png
     python runs/optimizers.py speed      # seconds a step
@@ -23,7 +24,7 @@ import statistics
 import sys
 import sysconfig
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -47,9 +48,9 @@ RECORDS = Path("docs/optimizers.json")
 TOKENIZER = Path("openk2/weights/nano")
 CONTEXT = 1024  # tokens of a piece of text
 TEXT = {"wikipedia": 0.5, "python": 0.2, "pepys": 0.15, "passages": 0.15}  # shares of the text's tokens
-TRAIN_TOKENS, HELD_TOKENS = 1_800_000, 24_000  # of text; as many of trajectories
-BATCH, GRID_TOKENS, TOKENS = 4096, 160_000, 400_000
-PAUSES = (0.3, 0.5, 0.7)  # shares of a long run after which it is evaluated; the rate falls from the last one on
+TRAIN_TOKENS, HELD_TOKENS = 1_800_000, 12_000  # of text; as many of trajectories
+BATCH, TOKENS = 4096, 250_000
+PAUSES = (24, 42)  # steps after which a run of 61 is evaluated: the end of the grid, and where the rate begins to fall
 
 
 @dataclass(frozen=True)
@@ -58,27 +59,25 @@ class Run:
 
     optimizer: str
     lr: float
-    tokens: int = TOKENS
     seed: int = 0
     adam_scale: float = 0.3
 
     @property
     def name(self) -> str:
         dials = f"{self.lr:g}-{self.adam_scale:g}" if self.optimizer == "muonclip" else f"{self.lr:g}"
-        return f"{self.optimizer}-{dials}-{self.tokens // 1000}k-s{self.seed}"
+        return f"{self.optimizer}-{dials}-s{self.seed}"
 
     @property
     def stage(self) -> Stage:
-        return Stage(**asdict(self), batch=BATCH, context=4096, warmup=0.1, decay=0.3, floor=0.0)
+        return Stage(**asdict(self), tokens=TOKENS, batch=BATCH, context=4096, warmup=0.1, decay=0.3, floor=0.0)
 
 
 GRID = [
-    *(Run("adamw", lr, GRID_TOKENS) for lr in (1e-3, 2e-3, 4e-3, 8e-3)),
-    *(Run("muonclip", lr, GRID_TOKENS) for lr in (2.5e-3, 5e-3, 1e-2, 2e-2)),
+    *(Run("adamw", lr) for lr in (1e-3, 2e-3, 4e-3, 8e-3)),
+    *(Run("muonclip", lr) for lr in (2.5e-3, 5e-3, 1e-2, 2e-2)),
 ]
-BEST = {"adamw": Run("adamw", 2e-3), "muonclip": Run("muonclip", 1e-2)}  # the lowest of the grid
-FINAL = [replace(BEST[name], seed=seed) for seed in (1, 2, 3) for name in BEST]
-FINAL += [replace(BEST["muonclip"], seed=seed, tokens=280_000) for seed in (1, 2, 3)]
+BEST = {"adamw": Run("adamw", 2e-3), "muonclip": Run("muonclip", 1e-2)}  # of the grid
+FINAL = [replace(BEST[name], seed=seed) for seed in (0, 1, 2) for name in BEST]
 
 
 def texts(kind: str, data: Path) -> list[str]:
@@ -128,29 +127,22 @@ def prepare(data: Path) -> None:
     make(data, TOKENIZER, OUT / "data" / "held-trajectories", HELD_TOKENS // 262, seed=78)
 
 
-def run(one: Run) -> None:
-    """Train `one` and evaluate it at PAUSES and at its end, into OUT/NAME.json, unless that is there."""
+def run(one: Run, pauses: Sequence[int | None] = (*PAUSES, None)) -> None:
+    """Train `one` and evaluate it after each of `pauses` (None: at its end), into OUT/NAME.json; goes on from there."""
     result, folder = OUT / f"{one.name}.json", OUT / "running" / one.name
-    if result.exists():
-        return
+    held = json.loads(result.read_text(encoding="utf-8"))["held"] if result.exists() else []
     model = build(ModelConfig.from_depth(8, Tokenizer.load(TOKENIZER).n_vocab), one.seed)
     data = [Source(OUT / "data" / kind) for kind in ("text", "trajectories")]
-    pauses = [round(share * one.tokens / BATCH) for share in PAUSES] if one.tokens > GRID_TOKENS else []
-    held_file = folder / "held.json"
-    held = json.loads(held_file.read_text(encoding="utf-8")) if held_file.exists() else []
-    for pause in [*pauses, None][len(held) :]:
+    for pause in pauses[len(held) :]:
         train(model, data, [one.stage], folder, pace=Pace(checkpoint_minutes=3, max_steps=pause))
         rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
         held.append({"step": len(rows), "tokens": rows[-1]["tokens"], **held_out(model)})
-        held_file.write_text(json.dumps(held), encoding="utf-8")
-    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
-    record = {
-        **asdict(one), "held": held, "curve": [[row["tokens"], round(row["loss"], 4)] for row in rows],
-        "max_logit": max(max(row["max_logits"]) for row in rows), "clipped": sum(sum(row["clipped"]) for row in rows),
-    }  # fmt: skip
-    result.write_text(json.dumps(record) + "\n", encoding="utf-8")
-    shutil.rmtree(folder)
-    print(one.name, held[-1], flush=True)
+        record = {
+            **asdict(one), "held": held, "curve": [[row["tokens"], round(row["loss"], 4)] for row in rows],
+            "max_logit": max(max(r["max_logits"]) for r in rows), "clipped": sum(sum(r["clipped"]) for r in rows),
+        }  # fmt: skip
+        result.write_text(json.dumps(record) + "\n", encoding="utf-8")
+        print(one.name, held[-1], flush=True)
 
 
 @torch.no_grad()
@@ -169,14 +161,15 @@ def held_out(model: Transformer) -> dict[str, float]:
     return {"both": round(sum(total.values()) / sum(count.values()), 4), **means}
 
 
-def gather() -> list[dict[str, Any]]:
-    """All results, kept in RECORDS with the page, so that it can be made again without the runs."""
-    old = json.loads(RECORDS.read_text(encoding="utf-8")) if RECORDS.exists() else []
-    new = [json.loads(file.read_text(encoding="utf-8")) for file in sorted(OUT.glob("*-*k-s*.json"))]
-    records = {Run(*(record[field.name] for field in fields(Run))).name: record for record in old + new}
-    lines = ",\n".join(json.dumps(record) for _, record in sorted(records.items()))
-    RECORDS.write_text(f"[\n{lines}\n]\n", encoding="utf-8")
-    return list(records.values())
+def gather() -> dict[str, dict[str, Any]]:
+    """All results by name, kept with the page, so that it can be made again without the runs."""
+    records = json.loads(RECORDS.read_text(encoding="utf-8")) if RECORDS.exists() else {}
+    for one in (*GRID, *FINAL):
+        if (file := OUT / f"{one.name}.json").exists():
+            records[one.name] = json.loads(file.read_text(encoding="utf-8"))
+    lines = ",\n".join(f"{json.dumps(name)}: {json.dumps(record)}" for name, record in sorted(records.items()))
+    RECORDS.write_text(f"{{\n{lines}\n}}\n", encoding="utf-8")
+    return records
 
 
 def paired_t(differences: list[float]) -> tuple[float, float, float]:
@@ -200,39 +193,26 @@ def tokens_to(loss: float, points: Sequence[tuple[float, float]]) -> float | Non
     return None
 
 
-def table(records: list[dict[str, Any]]) -> None:
+def table(records: dict[str, dict[str, Any]]) -> None:
     """Print what the page says."""
-    print("Held-out loss after the grid's tokens (seed 0):")
-    for record in (r for r in records if r["tokens"] == GRID_TOKENS):
-        print(f"  {record['optimizer']:8}  lr {record['lr']:<7g} scale {record['adam_scale']:<4g} {record['held'][-1]}")
-    long: dict[tuple[str, int], dict[int, dict[str, Any]]] = {}
-    for record in (r for r in records if r["seed"] and r["lr"] == BEST[r["optimizer"]].lr):
-        long.setdefault((record["optimizer"], record["tokens"]), {})[record["seed"]] = record
-    for (name, tokens), runs in sorted(long.items()):
-        for kind in ("both", "text", "trajectories"):
-            ends = [run["held"][-1][kind] for _, run in sorted(runs.items())]
-            spread = statistics.stdev(ends) if len(ends) > 1 else math.nan
-            print(f"{name:8} {tokens:>8,} tokens, {kind:12}: {ends} mean {statistics.fmean(ends):.4f} sd {spread:.4f}")
-    reference = long["adamw", TOKENS]
-    for (name, tokens), runs in sorted(long.items()):
-        seeds = sorted(runs.keys() & reference.keys())
-        if name == "muonclip" and len(seeds) > 1:
-            differences = [runs[s]["held"][-1]["both"] - reference[s]["held"][-1]["both"] for s in seeds]
-            mean, t, p = paired_t(differences)
-            print(
-                f"muonclip at {tokens:,} - adamw at {TOKENS:,}: {mean:+.4f}, t = {t:.2f}, p = {p:.4f}, n = {len(seeds)}"
-            )
-    for seed, adam in sorted(reference.items()):
-        ends = sorted(
-            (t, runs[seed]["held"][-1]["both"]) for (n, t), runs in long.items() if n == "muonclip" and seed in runs
-        )
-        equal = tokens_to(adam["held"][-1]["both"], ends)
-        print(f"seed {seed}: ends equal at {equal and equal / TOKENS} of the tokens")
-        stable = [(h["tokens"], h["both"]) for h in long["muonclip", TOKENS][seed]["held"][:-1]]
-        for point in adam["held"][:-1]:
-            equal = tokens_to(point["both"], stable)
-            share = equal and equal / point["tokens"]
-            print(f"  at constant rate, adamw's {point['both']} at {point['tokens']:,}: {share}")
+    print(
+        f"Seed 0: held-out loss (both, text, trajectories) after {PAUSES[0]} steps, and at the end where it got there"
+    )
+    for one in (one for one in GRID if one.name in records):
+        held = records[one.name]["held"]
+        print(f"  {one.name:24}", *((h["both"], h["text"], h["trajectories"]) for h in (held[0], *held[len(PAUSES) :])))
+    seeds = sorted({one.seed for one in FINAL if one.name in records and len(records[one.name]["held"]) > len(PAUSES)})
+    adam, muon = ([records[replace(BEST[name], seed=s).name]["held"] for s in seeds] for name in ("adamw", "muonclip"))
+    for kind in ("both", "text", "trajectories"):
+        for at in range(len(PAUSES) + 1):
+            ends = {name: [held[at][kind] for held in runs] for name, runs in (("adamw", adam), ("muonclip", muon))}
+            mean, t, p = paired_t([m - a for a, m in zip(ends["adamw"], ends["muonclip"], strict=True)])
+            print(f"{kind}, step {adam[0][at]['step']}: {ends}, difference {mean:+.4f}, t {t:.2f}, p {p:.4f}")
+    for seed, a, m in zip(seeds, adam, muon, strict=True):
+        stable = [(h["tokens"], h["both"]) for h in m[: len(PAUSES)]]
+        equal = tokens_to(a[len(PAUSES) - 1]["both"], stable)
+        share = equal and equal / stable[-1][0]
+        print(f"seed {seed}: at constant rate MuonClip has AdamW's loss after {share} of its tokens")
 
 
 def speed() -> None:
@@ -244,7 +224,7 @@ def speed() -> None:
         for steps in (4, 7, 10):
             for best in BEST.values():
                 folder = OUT / "speed" / f"{best.optimizer}-{batch}"
-                stage = replace(best.stage, tokens=1_000_000, batch=batch, parts=2, context=min(4096, batch // 2))
+                stage = replace(best.stage, batch=batch, parts=2, context=min(4096, batch // 2))
                 model = build(ModelConfig.from_depth(8, Tokenizer.load(TOKENIZER).n_vocab), 0)
                 train(model, data, [stage], folder, say=lambda _: None, pace=Pace(max_steps=steps))
                 lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
@@ -257,39 +237,26 @@ def speed() -> None:
             print(f"batch {batch:>6} {name:8} gradients {rest:.3f} s, optimizer {statistics.median(optimizer):.3f} s")
 
 
-def draw(records: list[dict[str, Any]]) -> None:
-    """docs/optimizers.png: training losses of the seeds, held-out losses on the way, and the grid."""
+def draw(records: dict[str, dict[str, Any]]) -> None:
+    """docs/optimizers.png: losses of all seeds over tokens, and the grid."""
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    colours = {"adamw": "tab:orange", "muonclip": "tab:blue"}
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.2), width_ratios=(2, 1), layout="constrained")
-    for record in records:
-        colour, name = colours[record["optimizer"]], record["optimizer"]
-        if record["tokens"] == GRID_TOKENS or record["lr"] != BEST[name].lr:
-            continue
-        tokens, losses = zip(*record["curve"], strict=True)
-        full = record["tokens"] == TOKENS
-        if full:
-            mean = [statistics.fmean(losses[max(0, i - 4) : i + 5]) for i in range(len(losses))]
-            left.plot([t / 1e3 for t in tokens], mean, color=colour, linewidth=0.8, label=name)
-        held = record["held"] if full else record["held"][-1:]
-        at = [h["tokens"] / 1e3 for h in held]
-        left.plot(at, [h["both"] for h in held], "o" if full else "s", color=colour, markersize=4)
-    for name, colour in colours.items():
-        grid = sorted(
-            (r["lr"], r["held"][-1]["both"])
-            for r in records
-            if r["tokens"] == GRID_TOKENS and r["optimizer"] == name and r["adam_scale"] == 0.3
-        )
-        right.plot(*zip(*grid, strict=True), "o-", color=colour, label=name)
-    handles, labels = left.get_legend_handles_labels()
-    unique = dict(zip(labels, handles, strict=True))
-    left.legend(unique.values(), unique.keys())
-    left.set(xlabel="thousand tokens", ylabel="loss (nats a token)", title="lines: training, 9 steps; points: held out")
-    right.set(xlabel="learning rate", xscale="log", title=f"grid: held-out loss after {GRID_TOKENS // 1000}k tokens")
+    for name, colour in (("adamw", "tab:orange"), ("muonclip", "tab:blue")):
+        for one in (one for one in FINAL if one.optimizer == name and one.name in records):
+            tokens, losses = zip(*records[one.name]["curve"], strict=True)
+            label = name if one.seed == FINAL[0].seed else None
+            left.plot([t / 1e3 for t in tokens], losses, color=colour, linewidth=0.7, alpha=0.7, label=label)
+            held = records[one.name]["held"]
+            left.plot([h["tokens"] / 1e3 for h in held], [h["both"] for h in held], "o", color=colour, markersize=4)
+        grid = [(one.lr, records[one.name]["held"][0]["both"]) for one in GRID if one.optimizer == name]
+        right.plot(*zip(*sorted(grid), strict=True), "o-", color=colour)
+    left.legend()
+    left.set(xlabel="thousand tokens", ylabel="loss (nats a token)", title="lines: training; points: held out")
+    right.set(xlabel="learning rate", xscale="log", title=f"grid: held-out loss after {PAUSES[0]} steps")
     figure.savefig(RECORDS.with_suffix(".png"), dpi=120)
 
 
@@ -297,15 +264,19 @@ if __name__ == "__main__":
     command, *names = sys.argv[1:] or ["help"]
     if command == "prepare":
         prepare(Path(os.environ["OPENK2_DATA"]))
-    elif command == "run":
-        for one in GRID + FINAL:
-            if one.name in names or ("grid" if one in GRID else "final") in names:
+    elif command == "grid":
+        for one in GRID:
+            if one.name in names or not names:
+                run(one, PAUSES[:1])
+    elif command == "full":
+        for one in dict.fromkeys((*FINAL, *GRID)):
+            if one.name in names or (not names and one in FINAL):
                 run(one)
     elif command == "table":
         table(gather())
-    elif command == "speed":
-        speed()
     elif command == "draw":
         draw(gather())
+    elif command == "speed":
+        speed()
     else:
         print(__doc__)
