@@ -23,11 +23,12 @@ def command() -> None:
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Shards; finished ones are kept.")
 @click.option("--count", type=click.IntRange(1), default=60_000, show_default=True, help="Examples to make.")
 @click.option("--seed", default=1, show_default=True)
-def trajectories(data: Path, tokenizer: Path, out: Path, count: int, seed: int) -> None:
+@click.option("--kinds", default="", metavar="KIND,...", help="Only these, in their shares (default: all).")
+def trajectories(data: Path, tokenizer: Path, out: Path, count: int, seed: int, kinds: str) -> None:
     """Trajectories of the embedded model: searched, computed and answered by executing our own tools."""
     from openk2.synth.make import make
 
-    make(data, tokenizer, out, count, seed, say=click.echo)
+    make(data, tokenizer, out, count, seed, kinds=kinds.split(",") if kinds else (), say=click.echo)
 
 
 @command.command()
