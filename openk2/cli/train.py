@@ -46,10 +46,10 @@ def _texts(paths: tuple[Path, ...]) -> Iterator[str]:
 
 @command.command()
 @click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("--out", type=click.Path(path_type=Path), default=Path("curve.png"), show_default=True)
-def curve(runs: tuple[Path, ...], out: Path) -> None:
-    """Draw the training curve of RUNS as a picture."""
-    from openk2.train.curve import draw
+@click.option("--out", type=click.Path(path_type=Path), default=Path("report.html"), show_default=True)
+def report(runs: tuple[Path, ...], out: Path) -> None:
+    """Show RUNS on one page: loss, logits, expert load, speed, samples."""
+    from openk2.train.report import write
 
-    draw(runs, out)
+    write(runs, out)
     click.echo(out)
