@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from openk2.cli.train_estimate import estimate
+from openk2.cli.train_retrieval import retrieval
 from openk2.errors import UserError
 from openk2.train.options import amount
 from openk2.train.pretrain import pretrain
@@ -22,6 +23,7 @@ def command() -> None:
 command.add_command(pretrain)
 command.add_command(sft)
 command.add_command(estimate)
+command.add_command(retrieval)
 
 
 @command.command()
@@ -66,10 +68,10 @@ def _texts(paths: tuple[Path, ...]) -> Iterator[str]:
 
 @command.command()
 @click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("--out", type=click.Path(path_type=Path), default=Path("curve.png"), show_default=True)
-def curve(runs: tuple[Path, ...], out: Path) -> None:
-    """Draw the training curve of RUNS as a picture."""
-    from openk2.train.curve import draw
+@click.option("--out", type=click.Path(path_type=Path), default=Path("report.html"), show_default=True)
+def report(runs: tuple[Path, ...], out: Path) -> None:
+    """Show RUNS on one page: loss, logits, expert load, speed, samples."""
+    from openk2.train.report import write
 
-    draw(runs, out)
+    write(runs, out)
     click.echo(out)

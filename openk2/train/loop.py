@@ -17,6 +17,7 @@ from openk2.model.config import ModelConfig
 from openk2.model.mimetic import initialise_mimetic
 from openk2.model.moe import Experts
 from openk2.model.transformer import Transformer
+from openk2.optim.distributed import clip_gradients_
 from openk2.optim.muon import MuonAdamW, parameter_groups
 from openk2.optim.qk_clip import qk_clip_all_
 from openk2.quant.int4 import fake_quantize
@@ -108,6 +109,7 @@ def train(
                 at = Position(at.step, at.tokens, at.seconds, number)
             set_config(model, stage.config(base))
             set_options(optimizer, stage)
+            model.alpha = stage.aux_loss
             stream = Stream(data, stage.name, stage.seed, min(stage.context, stage.part_tokens))
             packer = Packer(stream, stage.part_tokens, stage.parts, world.rank, world.size)
             if saved:
@@ -127,8 +129,8 @@ def train(
                     workers.map(quantise_experts, model.experts())
 
                 own = round(total(world, sum(len(batch.rows) for batch in step.batches)))
-                loss = total(world, workers.gradients(model, step.batches, own))
-                norm = float(torch.nn.utils.clip_grad_norm_(model.parameters(), stage.clip))
+                loss, aux_loss = (total(world, part) for part in workers.gradients(model, step.batches, own))
+                norm = float(clip_gradients_(model.parameters(), stage.clip, world.sum))
                 row = {"step": at.step + 1, "stage": stage.name, "loss": loss, "grad_norm": norm}
                 if not (math.isfinite(loss) and math.isfinite(norm)):
                     names = [stream.name(key) for batch in step.batches for key in batch.keys]
@@ -141,7 +143,7 @@ def train(
                 optimizer.step()
                 optimizer.zero_grad(set_to_none=True)
                 limit = stage.qk_clip if stage.optimizer == "muonclip" else math.inf
-                logits, clipped = qk_clip_all_(model.attentions(), limit)
+                logits, clipped = qk_clip_all_(model.attentions(), limit, world.max)
                 load = [moe.balance(stage.balance * rate) for moe in model.moe_layers()]
 
                 ended = time.monotonic()
@@ -151,7 +153,7 @@ def train(
                 at.advance(step.tokens, seconds)
                 flops = step.tokens * flops_per_token(model.config, step.context, own / step.tokens)
                 metrics = row | {
-                    "tokens": at.tokens, "aux_loss": 0.0, "own": own, "lr": stage.lr * rate, "max_logits": logits,
+                    "tokens": at.tokens, "aux_loss": aux_loss, "own": own, "lr": stage.lr * rate, "max_logits": logits,
                     "clipped": clipped, "load": load, "qat": int(qat), "epoch": step.epoch, "seconds": at.seconds,
                     "tokens_per_second": step.tokens / seconds, "mfu": flops / seconds / peak,
                     "optimizer_share": (ended - middle) / seconds,

@@ -129,10 +129,15 @@ def recipe(config: ModelConfig, tokens: int, *, parts: int = 1, **values: Any) -
     rate = float(f"{_K2_RATE_TIMES_WIDTH / config.hidden_size:.2g}")
 
     def part(name: str, share: float, **own: Any) -> Stage:
-        own |= {"tokens": round(share * tokens), "seconds": seconds and share * seconds}
+        own |= {
+            "aux_loss": config.aux_loss_alpha,
+            "tokens": round(share * tokens),
+            "seconds": seconds and share * seconds,
+        }
         context = own.setdefault("context", config.max_position_embeddings)
         own["batch"] = max(batch, context)
         own["parts"] = max(1, min(parts, own["batch"] // context))
+        own["aux_loss"] = config.aux_loss_alpha
         while own["batch"] % own["parts"]:
             own["parts"] -= 1
         return stage(own | values, name=name)

@@ -201,19 +201,6 @@ def test_bad_options_are_told_before_the_work(
     assert not folders(tmp_path / "run")
 
 
-def test_curve_is_drawn(tmp_path: Path) -> None:
-    pytest.importorskip("matplotlib")
-    from openk2.train.curve import draw
-
-    run(shards(tmp_path / "data"), tmp_path / "run", stage(tokens=3000, qat=0.4))
-    draw([tmp_path / "run"], tmp_path / "curve.png")
-    assert (tmp_path / "curve.png").stat().st_size > 10_000
-    with pytest.raises(UserError, match=r"name it \*\.png"):
-        draw([tmp_path / "run"], tmp_path / "curve.docs")
-    with pytest.raises(UserError, match=r"no metrics\.jsonl"):
-        draw([tmp_path / "data"], tmp_path / "curve.png")
-
-
 def test_parts_on_threads_give_the_gradient_of_the_whole(tmp_path: Path) -> None:
     from openk2.model.attention import Packing
     from openk2.train.workers import Workers
