@@ -2,7 +2,7 @@
 
 Neither can run here. Encoded from their sources: torchtitan/models/deepseek_v3/{state_dict_adapter,model}.py (its
 kimi_k2_7 reads text models by the same); Megatron-Bridge, src/megatron/bridge/models/deepseek/{common,
-deepseek_v3_bridge}.py and models/conversion/model_bridge.py (its kimi_bridge uses the same list). Read in November 2026.
+deepseek_v3_bridge}.py and models/conversion/model_bridge.py (its kimi_bridge uses the same list), as of November 2026.
 """
 
 from __future__ import annotations
@@ -87,7 +87,8 @@ TITAN = {
     "self_attn.q_b_proj.weight": "attention.wq_b.weight",
     "self_attn.kv_a_proj_with_mqa.weight": "attention.wkv_a.weight",
     "self_attn.kv_a_layernorm.weight": "attention.kv_norm.weight",
-    "self_attn.kv_b_proj.weight": "attention.wkv_b.weight", "self_attn.o_proj.weight": "attention.wo.weight", "mlp.gate_proj.weight": "feed_forward.w1.weight",
+    "self_attn.kv_b_proj.weight": "attention.wkv_b.weight", "self_attn.o_proj.weight": "attention.wo.weight",
+    "mlp.gate_proj.weight": "feed_forward.w1.weight",
     "mlp.up_proj.weight": "feed_forward.w3.weight", "mlp.down_proj.weight": "feed_forward.w2.weight",
     "mlp.experts.{}.gate_proj.weight": "moe.experts.w1", "mlp.experts.{}.up_proj.weight": "moe.experts.w3",
     "mlp.experts.{}.down_proj.weight": "moe.experts.w2", "mlp.gate.weight": "moe.router.gate.weight",
@@ -210,7 +211,7 @@ def test_int4_is_not_for_them(tmp_path: Path) -> None:
         RandomSource(dataclasses.replace(PLAIN, hidden_size=96, moe_intermediate_size=64), 1), tmp_path / "a", "int4"
     )
     tensors = load_file(tmp_path / "a" / "model.safetensors")
-    with pytest.raises(KeyError, match="weight_(packed|shape|scale)"):
+    with pytest.raises(KeyError, match=r"weight_(packed|shape|scale)"):
         read_by_titan(tensors)
     assert "lm_head.weight" not in tensors  # nor is a tied head
 
