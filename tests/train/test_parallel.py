@@ -1,0 +1,106 @@
+"""Many processes train the network that one trains: losses, gradients and weights, whatever is shared among whom."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+pytest.importorskip("torch")
+import numpy as np
+import torch
+from ranks import run
+from torch import Tensor
+
+from openk2.model.attention import Packing
+from openk2.model.config import ModelConfig
+from openk2.model.transformer import Transformer
+from openk2.optim.distributed import clip_gradients_
+from openk2.optim.muon import MuonAdamW, parameter_groups
+from openk2.optim.qk_clip import qk_clip_all_
+from openk2.train.parallel import World, parallelise
+
+CONFIG = ModelConfig.from_depth(4, vocab_size=96, q_lora_rank=24)
+PARTS, STEPS = 4, 3
+
+
+def network(dtype: torch.dtype = torch.float32) -> Transformer:
+    model = Transformer(CONFIG, dtype)
+    model.initialise(0)
+    for attention in model.attentions():
+        attention.track_logits = True
+    return model.train()
+
+
+def parts(step: int) -> list[tuple[Tensor, list[int], Tensor]]:
+    """A step's micro-batches; each has another number of tokens to learn."""
+    generator = torch.Generator().manual_seed(step)
+    return [
+        (torch.randint(0, 96, (120,), generator=generator), [50, 70], torch.arange(1, 30 + 10 * part))
+        for part in range(PARTS)
+    ]
+
+
+def full(tensor: Tensor) -> np.ndarray:
+    return (tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor).detach().numpy().copy()  # type: ignore[operator]
+
+
+def learn(world: World, experts: int = 1, recompute: int = 0, dtype: str = "float32") -> dict[str, Any]:
+    """A few steps of the whole recipe: what a rank sees of the losses, and the weights at the end."""
+    world = World.from_env(experts=experts)
+    model = network(getattr(torch, dtype))
+    parallelise(model, world, recompute)
+    optimizer = MuonAdamW(parameter_groups(model), lr=0.005, ns_dtype=torch.float32)  # bf16 makes much of little
+    seen: dict[str, Any] = {"losses": [], "norms": [], "logits": [], "clipped": [], "loads": []}
+    for step in range(STEPS):
+        batch = parts(step)
+        own = sum(len(rows) for _, _, rows in batch)
+        loss = torch.zeros(())
+        for ids, lengths, rows in batch[world.rank :: world.size]:
+            part = model.loss(ids, Packing(lengths), rows) * (len(rows) / own)
+            part.backward()
+            loss += part.detach()
+        seen["losses"].append(float(world.sum(loss)))
+        seen["norms"].append(float(clip_gradients_(model.parameters(), 0.5, world.sum)))
+        optimizer.step()
+        optimizer.zero_grad()
+        logits, clipped = qk_clip_all_(model.attentions(), 0.2, world.max)
+        seen["logits"].append(logits)
+        seen["clipped"].append(clipped)
+        loads = []
+        for moe in model.moe_layers():
+            assert moe.load is not None
+            world.sum(moe.load)
+            loads.append(moe.load.tolist())
+            moe.balance(0.01)
+        seen["loads"].append(loads)
+    seen["weights"] = {name: full(tensor) for name, tensor in model.named_parameters()}
+    seen["biases"] = [full(moe.gate.e_score_correction_bias) for moe in model.moe_layers()]
+    return seen
+
+
+@pytest.fixture(scope="module")
+def alone() -> dict[str, Any]:
+    return learn(World.single())
+
+
+def learn_each(world: World, ways: list[tuple[int, int]]) -> list[dict[str, Any]]:
+    return [learn(world, experts, recompute) for experts, recompute in ways]
+
+
+WAYS = {2: [(1, 0), (2, 1)], 4: [(1, 2), (2, 0), (4, 1)]}  # ranks: (ranks that share experts, recompute every n-th)
+
+
+@pytest.mark.parametrize("ranks", WAYS)
+def test_many_learn_what_one_learns(ranks: int, alone: dict[str, Any]) -> None:
+    assert sum(map(sum, alone["clipped"])) > 0  # the threshold is low enough for QK-Clip to act
+    for rank, results in enumerate(run(ranks, learn_each, WAYS[ranks])):
+        for way, seen in zip(WAYS[ranks], results, strict=True):
+            assert seen["losses"] == pytest.approx(alone["losses"], rel=1e-6), (way, rank)
+            assert seen["norms"] == pytest.approx(alone["norms"], rel=1e-5), (way, rank)
+            assert np.allclose(seen["logits"], alone["logits"], rtol=1e-5), (way, rank)
+            assert seen["clipped"] == alone["clipped"] and seen["loads"] == alone["loads"], (way, rank)
+            for mine, other in zip(seen["biases"], alone["biases"], strict=True):
+                assert np.array_equal(mine, other)
+            for name, weight in alone["weights"].items():
+                assert np.abs(seen["weights"][name] - weight).max() < 1e-6, (way, rank, name)
