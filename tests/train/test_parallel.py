@@ -12,13 +12,14 @@ import torch
 from ranks import run
 from torch import Tensor
 
-from openk2.model.attention import Packing
 from openk2.model.config import ModelConfig
 from openk2.model.transformer import Transformer
 from openk2.optim.distributed import clip_gradients_
 from openk2.optim.muon import MuonAdamW, parameter_groups
 from openk2.optim.qk_clip import qk_clip_all_
-from openk2.train.parallel import World, parallelise
+from openk2.train.estimate import Layout, states
+from openk2.train.packing import Batch
+from openk2.train.parallel import World, balance, gradients, held, parallelise
 
 CONFIG = ModelConfig.from_depth(4, vocab_size=96, q_lora_rank=24)
 PARTS, STEPS = 4, 3
@@ -32,13 +33,11 @@ def network(dtype: torch.dtype = torch.float32) -> Transformer:
     return model.train()
 
 
-def parts(step: int) -> list[tuple[Tensor, list[int], Tensor]]:
-    """A step's micro-batches; each has another number of tokens to learn."""
-    generator = torch.Generator().manual_seed(step)
-    return [
-        (torch.randint(0, 96, (120,), generator=generator), [50, 70], torch.arange(1, 30 + 10 * part))
-        for part in range(PARTS)
-    ]
+def parts(step: int) -> list[Batch]:
+    """A step's micro-batches; each has another number of tokens to learn, one of them none."""
+    ids = torch.randint(0, 96, (PARTS, 120), generator=torch.Generator().manual_seed(step))
+    rows = [torch.arange(1, 1 if part == step else 30 + 10 * part) for part in range(PARTS)]
+    return [Batch(ids[part], [50, 70], rows[part], 120) for part in range(PARTS)]
 
 
 def full(tensor: Tensor) -> np.ndarray:
@@ -54,26 +53,19 @@ def learn(world: World, experts: int = 1, recompute: int = 0, dtype: str = "floa
     seen: dict[str, Any] = {"losses": [], "norms": [], "logits": [], "clipped": [], "loads": []}
     for step in range(STEPS):
         batch = parts(step)
-        own = sum(len(rows) for _, _, rows in batch)
-        loss = torch.zeros(())
-        for ids, lengths, rows in batch[world.rank :: world.size]:
-            part = model.loss(ids, Packing(lengths), rows) * (len(rows) / own)
-            part.backward()
-            loss += part.detach()
+        own = sum(len(b.rows) for b in batch)
+        loss = torch.tensor(
+            gradients(model, batch[world.rank :: world.size], own, world, int4=step == 0)
+        )  # later a rounding may fall elsewhere
         seen["losses"].append(float(world.sum(loss)))
         seen["norms"].append(float(clip_gradients_(model.parameters(), 0.5, world.sum)))
         optimizer.step()
+        seen["bytes"] = held(model, optimizer)
         optimizer.zero_grad()
         logits, clipped = qk_clip_all_(model.attentions(), 0.2, world.max)
         seen["logits"].append(logits)
         seen["clipped"].append(clipped)
-        loads = []
-        for moe in model.moe_layers():
-            assert moe.load is not None
-            world.sum(moe.load)
-            loads.append(moe.load.tolist())
-            moe.balance(0.01)
-        seen["loads"].append(loads)
+        seen["loads"].append(balance(model, 0.01, world))
     seen["weights"] = {name: full(tensor) for name, tensor in model.named_parameters()}
     seen["biases"] = [full(moe.gate.e_score_correction_bias) for moe in model.moe_layers()]
     return seen
@@ -100,6 +92,8 @@ def test_many_learn_what_one_learns(ranks: int, alone: dict[str, Any]) -> None:
             assert seen["norms"] == pytest.approx(alone["norms"], rel=1e-5), (way, rank)
             assert np.allclose(seen["logits"], alone["logits"], rtol=1e-5), (way, rank)
             assert seen["clipped"] == alone["clipped"] and seen["loads"] == alone["loads"], (way, rank)
+            estimate = states(CONFIG, Layout(dp=ranks, ep=way[0]))
+            assert seen["bytes"] == pytest.approx(estimate, rel=0.15), (way, rank)
             for mine, other in zip(seen["biases"], alone["biases"], strict=True):
                 assert np.array_equal(mine, other)
             for name, weight in alone["weights"].items():
