@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from openk2.cli.train_estimate import estimate
+from openk2.cli.train_retrieval import retrieval
 from openk2.errors import UserError
 from openk2.train.sft import sft
 
@@ -19,6 +20,7 @@ def command() -> None:
 
 command.add_command(sft)
 command.add_command(estimate)
+command.add_command(retrieval)
 
 
 @command.command()

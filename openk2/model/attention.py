@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from openk2.model import flex
+from openk2.model.balance import Balance
 from openk2.model.config import LATENT_EPS, ModelConfig
 from openk2.model.rope import rotate
 
@@ -35,6 +37,12 @@ class Packing:
             raise ValueError(f"document lengths must be positive, got {list(lengths)[:5]}")
         self.lengths = list(lengths)
         self.total = sum(lengths)
+        self.balance: Balance | None = None  # collects the balance loss of a forward pass that has one
+        self.positions = torch.cat([torch.arange(n) for n in self.lengths]).to(device)
+        self.groups: list[tuple[Tensor, Tensor | None]] = []
+        if self.positions.is_cuda:  # FlexAttention has a mask instead of groups
+            self.mask = flex.document_mask(self.lengths, device)
+            return
         starts = [0]
         for length in self.lengths:
             starts.append(starts[-1] + length)
@@ -51,7 +59,6 @@ class Packing:
                     tile //= 2
                 members.append((width, rows[:tile]))
                 rows = rows[tile:]
-        self.groups: list[tuple[Tensor, Tensor | None]] = []
         inverse = torch.empty(self.total, dtype=torch.long)
         offset = 0
         for width, group in members:
@@ -65,7 +72,6 @@ class Packing:
             offset += index.numel()
             self.groups.append((index.to(device), pad.to(device) if bool(pad.any()) else None))
         self.inverse = inverse.to(device)
-        self.positions = torch.cat([torch.arange(n) for n in self.lengths]).to(device)
 
 
 def _gather(flat: Tensor, index: Tensor, pad: Tensor | None = None) -> Tensor:
@@ -160,6 +166,8 @@ def attend(
     q, k [T, N, D], v [T, N, V] -> output [T, N, V] and the largest scaled logit of each head [N] (for QK-Clip;
     -inf unless `track`). Differentiable in q, k and v.
     """
+    if q.is_cuda:
+        return flex.attend(q, k, v, scale, packing.mask, track)
     return _PackedAttention.apply(q, k, v, scale, packing, track)  # type: ignore[return-value]
 
 

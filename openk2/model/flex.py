@@ -57,7 +57,9 @@ def _kernel(compiled: bool) -> Callable[..., Any]:
     return torch.compile(flex_attention) if compiled else flex_attention
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, scale: float, mask: BlockMask, track: bool = False) -> tuple[Tensor, Tensor]:
+def attend(
+    q: Tensor, k: Tensor, v: Tensor, scale: float, mask: BlockMask, track: bool = False
+) -> tuple[Tensor, Tensor]:
     """As `attention.attend`, with the mask of the batch's documents.
 
     q, k [T, N, D], v [T, N, V] -> output [T, N, V] and the largest scaled logit of each head [N] (float32, no gradient;

@@ -1,8 +1,8 @@
 """The routed experts on an accelerator: all experts' products in one grouped call, and nothing waits for a count.
 
-Shape letters as in moe.py: T tokens, H hidden, E experts, K experts a token, I expert width, S = T*K token copies sorted
-by expert. `offsets` [E] (int32, on the device) are where each expert's rows end: the host never learns them, so that it
-can go on giving work to the device. Gathers both ways instead of additions by index keep every result deterministic.
+Shape letters as in moe.py: T tokens, H hidden, E experts, K experts a token, I expert width, S = T*K token copies
+sorted by expert. `offsets` [E] (int32, on the device) are where each expert's rows end: the host never learns them, so
+that it can go on giving work to the device. Gathers both ways, not additions by index, keep every result deterministic.
 """
 
 from __future__ import annotations
@@ -128,7 +128,9 @@ def routed(
     x: Tensor, index: Tensor, weights: Tensor, gate: Tensor, up: Tensor, down: Tensor,
     override: tuple[Tensor, Tensor, Tensor] | None = None,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """sum_k weights_k expert_{index_k}(x): x [T, H], index and weights [T, K] -> [T, H] and each expert's tokens [E]."""
+    """sum_k weights_k expert_{index_k}(x): x [T, H], index, weights [T, K] -> [T, H] and each expert's tokens [E]."""
     routing = Routing(index, gate.shape[0])
-    rows = swiglu(_Spread.apply(x, routing), _Sort.apply(weights, routing), gate, up, down, routing.offsets, override)  # type: ignore[arg-type]
+    xs: Any = _Spread.apply(x, routing)
+    w: Any = _Sort.apply(weights, routing)
+    rows = swiglu(xs, w, gate, up, down, routing.offsets, override)
     return _Combine.apply(rows, routing), routing.counts  # type: ignore[return-value]

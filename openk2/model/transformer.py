@@ -10,12 +10,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from openk2.model.attention import LatentAttention, Packing, RMSNorm
+from openk2.model.balance import Balance
 from openk2.model.config import ModelConfig
 from openk2.model.moe import MLP, Experts, MoE
 from openk2.model.recompute import recompute
 from openk2.model.rope import rope_tables
 
-_LOSS_CHUNK = 1024  # rows of logits held at once
+_LOSS_CHUNK = 256  # rows of logits held at once: few enough to stay in the cache
 
 
 class Block(nn.Module):
@@ -36,7 +37,8 @@ class Block(nn.Module):
 
     def _forward(self, x: Tensor, packing: Packing, cos: Tensor, sin: Tensor, dtype: torch.dtype) -> Tensor:
         x = x + self.self_attn(self.input_layernorm(x, dtype), packing, cos, sin)
-        return x + self.mlp(self.post_attention_layernorm(x, dtype))
+        normed = self.post_attention_layernorm(x, dtype)
+        return x + (self.mlp(normed, packing.balance) if isinstance(self.mlp, MoE) else self.mlp(normed))
 
 
 class Body(nn.Module):
@@ -56,6 +58,7 @@ class Transformer(nn.Module):
         super().__init__()
         self.config = config
         self.dtype = dtype
+        self.alpha = 0.0  # of the sequence-wise balance loss
         self.model = Body(config)
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         if config.tie_word_embeddings:
@@ -76,12 +79,15 @@ class Transformer(nn.Module):
     def loss(self, ids: Tensor, packing: Packing, rows: Tensor) -> Tensor:
         """Mean cross-entropy of predicting ids[r] from the position before, over `rows` [M] (never a document's first).
 
-        Only those rows meet the head. Returns a scalar; raises ValueError when `rows` is empty.
+        Only those rows meet the head. With `alpha` the balance loss is in it, and alone in `packing.balance.value`.
+        Returns a scalar; raises ValueError when `rows` is empty.
         """
         if not len(rows):
             raise ValueError("no token of the batch is to be learned")
+        packing.balance = Balance(packing, rows, self.alpha) if self.alpha and self.config.moe_layers() else None
         states = self.hidden(ids, packing).index_select(0, rows - 1)
-        return _ChunkedCrossEntropy.apply(states, self.lm_head.weight, ids.index_select(0, rows), self.dtype)  # type: ignore[return-value]
+        loss: Tensor = _ChunkedCrossEntropy.apply(states, self.lm_head.weight, ids.index_select(0, rows), self.dtype)  # type: ignore[assignment]
+        return loss if packing.balance is None else loss + packing.balance.total()
 
     @torch.no_grad()
     def initialise(self, seed: int) -> None:

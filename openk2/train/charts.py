@@ -66,7 +66,7 @@ def chart(
     title: str, lines: Sequence[Line], marks: Sequence[Mark] = (), *, limit: tuple[float, str] | None = None,
     log: bool = False, zero: bool = False, size: tuple[int, int] = (560, 180), note: str = "",
 ) -> str:  # fmt: skip
-    """One chart as an HTML figure, or nothing when no line has a finite value.
+    """One chart as an HTML figure, or nothing when no line has a finite value other than 0.
 
     `limit` draws a dashed horizontal line with a label; `log` takes a logarithmic axis where all values are positive;
     `zero` starts the axis at 0; `size` is width and height; `note` is HTML beside the title.
@@ -74,9 +74,9 @@ def chart(
     width, height = size
     budget = max(60, min(POINTS, _CHART_POINTS // max(1, len(lines))))
     thinned = [(line, *thin(line.x, line.y, budget)) for line in lines if np.isfinite(line.y).any()]
-    if not thinned:
+    values = np.concatenate([y[np.isfinite(y)] for _, _, y in thinned] or [np.zeros(1)])
+    if not values.any():
         return ""
-    values = np.concatenate([y[np.isfinite(y)] for _, _, y in thinned])
     low, high = float(values.min()), float(values.max())
     if limit:
         high = max(high, limit[0] * 1.05)
@@ -97,7 +97,7 @@ def chart(
         share = np.log(y / low) / math.log(high / low) if log else (y - low) / (high - low)
         return bottom - share * (bottom - _TOP)
 
-    parts = []
+    parts, labels = [], []
     for value in _log_ticks(low, high) if log else _ticks(low, high):
         y = float(up(value))
         parts.append(f'<path class="grid" d="M{_LEFT} {y:.1f}H{right}"/>')
@@ -109,12 +109,12 @@ def chart(
         x = float(across(mark.x))
         parts.append(f'<path class="mark" style="stroke:{mark.colour}" d="M{x:.1f} {_TOP}V{bottom}"/>')
         if x > room:  # a label that would stand on the one before is left out: the line and the table say it
-            parts.append(f'<text x="{x + 3:.1f}" y="{_TOP - 5}" class="label">{escape(mark.label)}</text>')
+            labels.append(f'<text x="{x + 3:.1f}" y="{_TOP - 5}">{escape(mark.label)}</text>')
             room = x + 6.2 * len(mark.label) + 6
     if limit:
         y = float(up(limit[0]))
         parts.append(f'<path class="limit" d="M{_LEFT} {y:.1f}H{right}"/>')
-        parts.append(f'<text x="{_LEFT + 4}" y="{y - 4:.1f}" class="label">{escape(limit[1])}</text>')
+        labels.append(f'<text x="{_LEFT + 4}" y="{y - 4:.1f}" class="over">{escape(limit[1])}</text>')
     for line, x, y in thinned:
         path = _path(across(x), up(np.where(y > 0, y, np.nan) if log else y))
         parts.append(
@@ -123,7 +123,7 @@ def chart(
     scale = f'data-scale="{low:.8g} {high:.8g} {int(log)} {x0:.8g} {x1:.8g} {_LEFT} {right} {_TOP} {bottom}"'
     return (
         f"<figure><figcaption><b>{escape(title)}</b> <span>{note}</span><output></output></figcaption>"
-        f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{escape(title)}" {scale}>{"".join(parts)}'
+        f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{escape(title)}" {scale}>{"".join(parts + labels)}'
         f'<path class="pointer" d=""/></svg></figure>'
     )
 

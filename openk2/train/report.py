@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from openk2.errors import UserError
+from openk2.model.config import ModelConfig
 from openk2.train.charts import Line, Mark, amount, chart, smooth
 
 _RUNS = 6  # colours there are
@@ -31,7 +32,7 @@ class Run:
     columns: dict[str, np.ndarray]
     stages: list[str]  # the stage of each step
     samples: list[dict[str, Any]]
-    about: dict[str, Any]  # run.json: the network, the stages
+    about: dict[str, Any]  # `config` and `stages`, as the newest checkpoint has them
 
     def column(self, name: str) -> np.ndarray | None:
         return self.columns.get(name)
@@ -57,7 +58,10 @@ def write(runs: Sequence[Path], out: Path) -> None:
 
 
 def read(folder: Path) -> Run:
-    """Read metrics.jsonl, and samples.jsonl and run.json where they exist. A line cut off by a kill is left out."""
+    """Read metrics.jsonl, and samples.jsonl and a checkpoint's state.json where they exist.
+
+    A line that a kill cut off is left out.
+    """
     file = folder / "metrics.jsonl"
     if not file.exists():
         raise UserError(f"{folder} has no metrics.jsonl; give the folder of a training run.")
@@ -76,7 +80,8 @@ def read(folder: Path) -> Run:
                 gathered[name].append(math.nan)
     if not stages:
         raise UserError(f"{file} is empty; the run has not made a step yet.")
-    about = json.loads((folder / "run.json").read_text(encoding="utf-8")) if (folder / "run.json").exists() else {}
+    states = sorted(folder.glob("step-*/state.json"))
+    about = json.loads(states[-1].read_text(encoding="utf-8")) if states else {}
     samples = []
     if (folder / "samples.jsonl").exists():
         text = (folder / "samples.jsonl").read_text(encoding="utf-8")
@@ -217,8 +222,10 @@ def _summary(runs: list[Run]) -> str:
 
 
 def _parameters(about: dict[str, Any]) -> str:
-    total, active = about.get("parameters"), about.get("active")
-    return f"{amount(total)}, {amount(active)} active" if total and active else "–"
+    if "config" not in about:
+        return "–"
+    count = ModelConfig.from_hf(about["config"]).count()
+    return f"{amount(count.total)}, {amount(count.active)} active"
 
 
 def _time(seconds: float) -> str:
