@@ -188,7 +188,7 @@ def _copy_(to: Sequence[Tensor], values: Sequence[Tensor]) -> None:
 
 
 def balance(model: Transformer, speed: float, world: World) -> list[float]:
-    """Move the routers' biases by the loads of all ranks (`MoE.balance`); returns each layer's largest over its mean."""
+    """Move the routers' biases by the loads of all ranks; returns each layer's largest load over its mean."""
     layers = list(model.moe_layers())
     loads = [moe.load for moe in layers if moe.load is not None]
     if len(loads) == len(layers) > 0:
