@@ -36,15 +36,17 @@ class Workers:
         """Apply `function` to the items on the threads; results in order."""
         return list((self.executor.map if self.executor else map)(function, items))
 
-    def gradients(self, model: Transformer, batches: Sequence[Batch]) -> float:
-        """Set the gradient of the mean loss over all `batches`' own tokens, and return that loss."""
+    def gradients(self, model: Transformer, batches: Sequence[Batch], own: int) -> float:
+        """Set the gradient of the loss summed over the `batches`' own tokens and divided by `own`; return that loss.
+
+        own: how many tokens are learned in the whole step, so that all ranks' results add up to the mean.
+        """
         parameters = [p for p in model.parameters() if p.requires_grad]
-        own = sum(len(batch.rows) for batch in batches)
 
         def part(batch: Batch) -> tuple[float, Sequence[torch.Tensor | None]]:
             if not len(batch.rows):
                 return 0.0, [None] * len(parameters)
-            loss = model.loss(batch.ids, Packing(batch.lengths), batch.rows) * (len(batch.rows) / own)
+            loss = model.loss(batch.ids, Packing(batch.lengths, batch.ids.device), batch.rows) * (len(batch.rows) / own)
             return loss.item(), torch.autograd.grad(loss, parameters, allow_unused=True)
 
         total = 0.0
