@@ -17,6 +17,7 @@ from openk2.model.config import ModelConfig
 from openk2.model.mimetic import initialise_mimetic
 from openk2.model.moe import Experts
 from openk2.model.transformer import Transformer
+from openk2.optim.distributed import clip_gradients_
 from openk2.optim.muon import MuonAdamW, parameter_groups
 from openk2.optim.qk_clip import qk_clip_all_
 from openk2.quant.int4 import fake_quantize
@@ -25,7 +26,7 @@ from openk2.train.data import Source, Stream
 from openk2.train.devices import peak_flops
 from openk2.train.estimate import flops_per_token
 from openk2.train.packing import Packer, Prefetch
-from openk2.train.parallel import World
+from openk2.train.parallel import World, balance, gradients, parallelise
 from openk2.train.progress import Progress, stop_on_signal
 from openk2.train.recipe import Stage
 from openk2.train.samples import Sampler
@@ -42,6 +43,7 @@ class Pace:
     log_every: int = 10  # steps
     sample_every: int = 200  # steps
     max_steps: int | None = None  # pause (as if killed after a checkpoint) at this step of the run
+    recompute: int = 0  # every n-th block's activations are made again in the backward pass instead of kept; 0: none
 
 
 @dataclass
@@ -81,7 +83,8 @@ def train(
     tune_allocator()
     out.mkdir(parents=True, exist_ok=True)
     base, at, metrics = model.config, Position(), dict[str, Any]()
-    model.to(world.device).train()
+    parallelise(model, world, pace.recompute)
+    model.train()
     optimizer = make_optimizer(model, stages[0])
     peak = peak_flops(world.device) * world.size
     for attention in model.attentions():
@@ -106,6 +109,11 @@ def train(
             stage = stages[number]
             if number > at.stage:
                 at = Position(at.step, at.tokens, at.seconds, number)
+            if stage.parts % world.size:
+                raise UserError(
+                    f"The {stage.parts} parts of a step of the stage {stage.name} do not divide among {world.size} "
+                    f"processes; make --parts a multiple of {world.size}."
+                )
             set_config(model, stage.config(base))
             set_options(optimizer, stage)
             stream = Stream(data, stage.name, stage.seed, min(stage.context, stage.part_tokens))
@@ -114,7 +122,7 @@ def train(
                 packer.restore(saved["data"])
             spikes, qat = Spikes(progress.recent if saved else ()), bool(saved and progress.qat)
             saved, position, steps = None, packer.state(), Prefetch(packer, base.vocab_size, world.device)
-            workers = Workers(len(packer.own))
+            workers = Workers(len(packer.own) if world.size == 1 else 1)
             optimizer.executor = workers.executor
 
             while (done := at.fraction(stage)) < 1 and not stopping and at.step < (pace.max_steps or math.inf):
@@ -124,15 +132,19 @@ def train(
                 if stage.qat > 0 and done >= 1 - stage.qat:
                     spikes = spikes if qat else Spikes()  # what is usual changes with the first rounded weights
                     qat = True
-                    workers.map(quantise_experts, model.experts())
+                    if world.size == 1:
+                        workers.map(quantise_experts, model.experts())
 
                 own = round(total(world, sum(len(batch.rows) for batch in step.batches)))
-                loss = total(world, workers.gradients(model, step.batches, own))
-                norm = float(torch.nn.utils.clip_grad_norm_(model.parameters(), stage.clip))
+                if world.size == 1:
+                    loss = workers.gradients(model, step.batches, own)
+                else:
+                    loss = total(world, gradients(model, step.batches, own, world, qat))
+                norm = float(clip_gradients_(model.parameters(), stage.clip, world.sum))
                 row = {"step": at.step + 1, "stage": stage.name, "loss": loss, "grad_norm": norm}
                 if not (math.isfinite(loss) and math.isfinite(norm)):
                     names = [stream.name(key) for batch in step.batches for key in batch.keys]
-                    first = explain(model, step.batches, names, out / "stopped.json", row)
+                    first = explain(model, step.batches, names, out / "stopped.json", row, world)
                     raise stopped_by(f"became {loss} with a gradient norm of {norm} (first {first})", row, out)
                 if (usual := spikes.add(loss, stage.spike)) is not None:
                     raise stopped_by(f"rose to {loss:.4f} where {usual:.4f} was usual", row, out)
@@ -141,8 +153,8 @@ def train(
                 optimizer.step()
                 optimizer.zero_grad(set_to_none=True)
                 limit = stage.qk_clip if stage.optimizer == "muonclip" else math.inf
-                logits, clipped = qk_clip_all_(model.attentions(), limit)
-                load = [moe.balance(stage.balance * rate) for moe in model.moe_layers()]
+                logits, clipped = qk_clip_all_(model.attentions(), limit, world.max)
+                load = balance(model, stage.balance * rate, world)
 
                 ended = time.monotonic()
                 due = ended - saved_time > pace.checkpoint_minutes * 60
@@ -158,7 +170,7 @@ def train(
                 }  # fmt: skip
                 progress.row(metrics)
                 if sampler and at.step % pace.sample_every == 0:
-                    sampler.write(model, at.step, out / "samples.jsonl")
+                    sampler.write(model, at.step, out / "samples.jsonl" if world.is_main else None)
                 if due:
                     checkpoint()
 

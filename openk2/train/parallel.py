@@ -88,6 +88,20 @@ class World:
         if self.size > 1:
             dist.barrier()
 
+    def share(self, value: Any) -> Any:
+        """The main process's value of something plain, for all."""
+        values = [value]
+        if self.size > 1:
+            dist.broadcast_object_list(values)
+        return values[0]
+
+    def gather(self, value: Any) -> list[Any]:
+        """Every process's value of something plain, by rank."""
+        values = [value] * self.size
+        if self.size > 1:
+            dist.all_gather_object(values, value)
+        return values
+
     def close(self) -> None:
         """Leave the group. Nothing can be exchanged after."""
         if dist.is_initialized():
@@ -125,7 +139,8 @@ def parallelise(model: Transformer, world: World, recompute: int = 0, gather: to
                 _shard(block.mlp.gate, data, None)  # which experts are chosen must not depend on rounding
         _shard(block, data, gather)
     _shard(model, data, None)
-    register_fsdp_forward_method(model, "loss")
+    for method in ("loss", "hidden"):
+        register_fsdp_forward_method(model, method)
     for block, following in itertools.pairwise(blocks):  # routing waits for the device: weights are asked for before
         block.set_modules_to_forward_prefetch([following])  # type: ignore[operator]
         following.set_modules_to_backward_prefetch([block])  # type: ignore[operator]
@@ -185,6 +200,12 @@ def gradients(model: Transformer, batches: Sequence[Batch], own: int, world: Wor
 def _copy_(to: Sequence[Tensor], values: Sequence[Tensor]) -> None:
     for tensor, value in zip(to, values, strict=True):
         tensor.copy_(value)
+
+
+def drop_gathered(model: Transformer) -> None:
+    """After a forward pass that none backward follows: the outermost weights are shards again, as elsewhere."""
+    if hasattr(model, "reshard"):
+        model.reshard()  # type: ignore[operator]
 
 
 def balance(model: Transformer, speed: float, world: World) -> list[float]:

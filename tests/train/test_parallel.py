@@ -37,7 +37,7 @@ def parts(step: int) -> list[Batch]:
     """A step's micro-batches; each has another number of tokens to learn, one of them none."""
     ids = torch.randint(0, 96, (PARTS, 120), generator=torch.Generator().manual_seed(step))
     rows = [torch.arange(1, 1 if part == step else 30 + 10 * part) for part in range(PARTS)]
-    return [Batch(ids[part], [50, 70], rows[part], 120) for part in range(PARTS)]
+    return [Batch(ids[part], [50, 70], rows[part], 120, []) for part in range(PARTS)]
 
 
 def full(tensor: Tensor) -> np.ndarray:
