@@ -62,7 +62,12 @@ class Workers:
 
 
 def tune_allocator() -> None:
-    """Keep freed memory instead of giving it back: a step frees and takes the same gigabyte again and again."""
+    """Keep freed memory instead of giving it back: a step frees and takes the same gigabyte again and again.
+
+    And let oneDNN multiply float32 matrices (the logits): exact float32 where the processor has no matrix unit, and
+    there twice as fast on AMD as MKL; products of bf16 with float32 sums where it has one.
+    """
+    torch.backends.mkldnn.matmul.fp32_precision = "bf16"  # pyright: ignore[reportAttributeAccessIssue]
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "8192")
     with contextlib.suppress(OSError, AttributeError):  # glibc only
         libc = ctypes.CDLL("libc.so.6")
