@@ -13,7 +13,7 @@ from openk2.errors import UserError
 
 _KINDS = {
     "weights": "weights", "gradients": "gradients (float32)", "optimizer": "optimizer", "int4": "experts through INT4",
-    "copies": "bf16 copies in use", "activations": "activations", "logits": "head and logits",
+    "copies": "gathered and cast weights", "activations": "activations", "logits": "head and logits",
 }  # fmt: skip
 
 

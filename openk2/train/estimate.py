@@ -121,8 +121,9 @@ def memory(
 ) -> dict[str, float]:  # fmt: skip
     """Bytes of one device by kind while a micro-batch of `micro` tokens goes backward.
 
-    `copies`: bf16 values of the weights in use, all of them until their backward pass on one device without
-    checkpointing, two blocks and one block's gradient when sharded. `int4`: the experts' values as INT4 gives them.
+    `copies`: values of the weights in use. On one device bf16, all of them until their backward pass, or one block with
+    checkpointing. When sharded two gathered blocks in bf16 and one block's gradient, and outside the blocks embedding
+    and head in float32 and the former's gradient. `int4`: the experts' values as INT4 gives them.
     """
     c = config
     kinds = states(c, layout, optimizer)
@@ -131,7 +132,7 @@ def memory(
     if layout.zero == 1:
         copies = 0.0
     elif layout.devices > 1:
-        copies = blocks * (2 * 2 + 4)
+        copies = blocks * (2 * 2 + 4) + 8 * c.count().embedding + 4 * c.count().head
     else:
         copies = 2 * (blocks if checkpointing else routed + matrices)
     return kinds | {
