@@ -300,7 +300,7 @@ def export(
     shard_size: int,
 ) -> None:
     """Write a training run or a checkpoint, SRC, for other programs: a Hugging Face folder or a GGUF file, OUT."""
-    run = src.is_file() or (src / "state.pt").exists()
+    run = src.name.startswith("step-") or any(src.glob("step-*"))
     if kind == "gguf" and run:
         raise UserError(f"{src} is a training run; give `k2 model export {src} FOLDER` first, then export FOLDER.")
     if kind == "gguf":

@@ -18,7 +18,7 @@ from openk2.model.convert import target
 from openk2.model.expected import BIAS, EXPERT
 from openk2.quant.int4 import quantize
 from openk2.quant.packing import pack
-from openk2.train.state import initial_weights
+from openk2.train.checkpoint import initial_weights
 
 
 def stored(tensors: dict[str, torch.Tensor], int4: bool) -> dict[str, Stored]:
