@@ -89,7 +89,10 @@ class Checkpoints:
         folder = self.out / f"step-{state['position']['step']:08d}"
         part = self.out / f".{folder.name}"
         try:
-            dcp_save(tensors, storage_writer=FileSystemWriter(part), no_dist=self.world.size == 1)
+            dcp_save(
+                tensors, storage_writer=FileSystemWriter(part), process_group=self.world.apart,
+                no_dist=self.world.size == 1,
+            )  # fmt: skip
             if self.world.is_main:
                 state["checksums"] = {file.name: _checksum(file) for file in sorted(part.iterdir())}
                 with (part / _STATE).open("w", encoding="utf-8") as file:
@@ -109,6 +112,17 @@ class Checkpoints:
                 f"{last.name if last else 'none'}: {_RUN_ON}."
             ) from None
 
+    def _read(self, folder: Path) -> dict[str, Any]:
+        """As `read_state`; the main process looks at the files for all. Raises Damaged."""
+        try:
+            found = read_state(folder) if self.world.is_main else None
+        except Damaged as error:
+            found = str(error)
+        found = self.world.share(found)
+        if not isinstance(found, dict):
+            raise Damaged(found)
+        return found
+
     def restore(
         self, model: Transformer, optimizer: torch.optim.Optimizer, stages: Sequence[Stage]
     ) -> dict[str, Any] | None:
@@ -116,9 +130,10 @@ class Checkpoints:
 
         A damaged one is put aside and the one before taken. Raises UserError when it is of another network or recipe.
         """
-        for folder in folders(self.out):
+        for name in self.world.share([folder.name for folder in folders(self.out)]):
+            folder = self.out / name
             try:
-                state = read_state(folder)
+                state = self._read(folder)
                 _same_run(folder, state, model.config, stages)
                 _make_room(model, optimizer, folder, state["numbers"])
                 tensors, _ = _state_of(model, optimizer)

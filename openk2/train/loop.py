@@ -26,7 +26,7 @@ from openk2.train.data import Source, Stream
 from openk2.train.devices import peak_flops
 from openk2.train.estimate import flops_per_token
 from openk2.train.packing import Packer, Prefetch
-from openk2.train.parallel import World
+from openk2.train.parallel import World, balance, gradients, parallelise
 from openk2.train.progress import Progress, stop_on_signal
 from openk2.train.recipe import Stage
 from openk2.train.samples import Sampler
@@ -43,6 +43,7 @@ class Pace:
     log_every: int = 10  # steps
     sample_every: int = 200  # steps
     max_steps: int | None = None  # pause (as if killed after a checkpoint) at this step of the run
+    recompute: int = 0  # every n-th block's activations are made again in the backward pass instead of kept; 0: none
 
 
 @dataclass
@@ -82,7 +83,8 @@ def train(
     tune_allocator()
     out.mkdir(parents=True, exist_ok=True)
     base, at, metrics = model.config, Position(), dict[str, Any]()
-    model.to(world.device).train()
+    parallelise(model, world, pace.recompute)
+    model.train()
     optimizer = make_optimizer(model, stages[0])
     peak = peak_flops(world.device) * world.size
     for attention in model.attentions():
@@ -107,6 +109,11 @@ def train(
             stage = stages[number]
             if number > at.stage:
                 at = Position(at.step, at.tokens, at.seconds, number)
+            if stage.parts % world.size:
+                raise UserError(
+                    f"The {stage.parts} parts of a step of the stage {stage.name} do not divide among {world.size} "
+                    f"processes; make --parts a multiple of {world.size}."
+                )
             set_config(model, stage.config(base))
             set_options(optimizer, stage)
             model.alpha = stage.aux_loss
@@ -116,7 +123,7 @@ def train(
                 packer.restore(saved["data"])
             spikes, qat = Spikes(progress.recent if saved else ()), bool(saved and progress.qat)
             saved, position, steps = None, packer.state(), Prefetch(packer, base.vocab_size, world.device)
-            workers = Workers(len(packer.own))
+            workers = Workers(len(packer.own) if world.size == 1 else 1)
             optimizer.executor = workers.executor
 
             while (done := at.fraction(stage)) < 1 and not stopping and at.step < (pace.max_steps or math.inf):
@@ -126,15 +133,20 @@ def train(
                 if stage.qat > 0 and done >= 1 - stage.qat:
                     spikes = spikes if qat else Spikes()  # what is usual changes with the first rounded weights
                     qat = True
-                    workers.map(quantise_experts, model.experts())
+                    if world.size == 1:
+                        workers.map(quantise_experts, model.experts())
 
                 own = round(total(world, sum(len(batch.rows) for batch in step.batches)))
-                loss, aux_loss = (total(world, part) for part in workers.gradients(model, step.batches, own))
+                if world.size == 1:
+                    losses = workers.gradients(model, step.batches, own)
+                else:
+                    losses = gradients(model, step.batches, own, world, qat)
+                loss, aux_loss = (total(world, part) for part in losses)
                 norm = float(clip_gradients_(model.parameters(), stage.clip, world.sum))
                 row = {"step": at.step + 1, "stage": stage.name, "loss": loss, "grad_norm": norm}
                 if not (math.isfinite(loss) and math.isfinite(norm)):
                     names = [stream.name(key) for batch in step.batches for key in batch.keys]
-                    first = explain(model, step.batches, names, out / "stopped.json", row)
+                    first = explain(model, step.batches, names, out / "stopped.json", row, world)
                     raise stopped_by(f"became {loss} with a gradient norm of {norm} (first {first})", row, out)
                 if (usual := spikes.add(loss, stage.spike)) is not None:
                     raise stopped_by(f"rose to {loss:.4f} where {usual:.4f} was usual", row, out)
@@ -144,7 +156,7 @@ def train(
                 optimizer.zero_grad(set_to_none=True)
                 limit = stage.qk_clip if stage.optimizer == "muonclip" else math.inf
                 logits, clipped = qk_clip_all_(model.attentions(), limit, world.max)
-                load = [moe.balance(stage.balance * rate) for moe in model.moe_layers()]
+                load = balance(model, stage.balance * rate, world)
 
                 ended = time.monotonic()
                 due = ended - saved_time > pace.checkpoint_minutes * 60
@@ -160,7 +172,7 @@ def train(
                 }  # fmt: skip
                 progress.row(metrics)
                 if sampler and at.step % pace.sample_every == 0:
-                    sampler.write(model, at.step, out / "samples.jsonl")
+                    sampler.write(model, at.step, out / "samples.jsonl" if world.is_main else None)
                 if due:
                     checkpoint()
 

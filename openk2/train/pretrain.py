@@ -35,14 +35,15 @@ def pretrain(stages: str, **options: Any) -> None:
 
     if options["threads"]:
         torch.set_num_threads(options["threads"])
+    world = World.from_env(choose_device(options["device"]), options["expert_ranks"])
     values = taken(options)
     tokenizer = Tokenizer.load(options["tokenizer"]) if options["tokenizer"] else None
     config, weights = network(options["init"], options["depth"], tokenizer, options["vocab_size"])
     if weights is None:
         context = values.get("context", min(_LONGEST, _CONTEXT_A_LAYER * config.num_hidden_layers))
         config = dataclasses.replace(config, max_position_embeddings=context)
-    parts = values.pop("parts", torch.get_num_threads())
-    planned = recipe(config, values.pop("tokens"), parts=parts, **values)
+    parts = values.pop("parts", torch.get_num_threads() if world.size == 1 else world.size)
+    planned = recipe(config, values.pop("tokens"), parts=parts, ranks=world.size, **values)
     if options["recipe"]:
         planned = read_recipe(options["recipe"], values)
     elif unknown := set(stages.split(",")) - {stage.name for stage in planned}:
@@ -50,6 +51,6 @@ def pretrain(stages: str, **options: Any) -> None:
     else:
         planned = [stage for stage in planned if stage.name in stages.split(",")]
     launch(
-        config, weights, planned, tokenizer=tokenizer, world=World.single(choose_device(options["device"])), chat=False,
+        config, weights, planned, tokenizer=tokenizer, world=world, chat=False,
         mimetic=False, options=options,
     )  # fmt: skip

@@ -116,12 +116,13 @@ def stage(values: dict[str, Any], **more: Any) -> Stage:
     return Stage(**values)
 
 
-def recipe(config: ModelConfig, tokens: int, *, parts: int = 1, **values: Any) -> list[Stage]:
+def recipe(config: ModelConfig, tokens: int, *, parts: int = 1, ranks: int = 1, **values: Any) -> list[Stage]:
     """Pretraining, annealing and the long-context stage of a network: 85%, 10% and 5% of `tokens`.
 
     The rate falls with the width and the batch grows with the tokens, each by the power law through nano's and K2's own
     values; the context is the network's. `values` are fields of Stage that hold for all of them in place of these,
-    but `yarn`, which is the long stage's, and `seconds`, which are divided as the tokens are.
+    but `yarn`, which is the long stage's, and `seconds`, which are divided as the tokens are. Every one of `ranks`
+    processes gets equally many parts.
     """
     stretch, seconds = values.pop("yarn", 8.0), values.pop("seconds", None)
     wanted = _BATCH_OF_NANO * (tokens / _TOKENS_OF_NANO) ** _BATCH_GROWS
@@ -135,10 +136,9 @@ def recipe(config: ModelConfig, tokens: int, *, parts: int = 1, **values: Any) -
             "seconds": seconds and share * seconds,
         }
         context = own.setdefault("context", config.max_position_embeddings)
-        own["batch"] = max(batch, context)
-        own["parts"] = max(1, min(parts, own["batch"] // context))
-        own["aux_loss"] = config.aux_loss_alpha
-        while own["batch"] % own["parts"]:
+        own["batch"] = -(-max(batch, ranks * context) // ranks) * ranks
+        own["parts"] = max(ranks, min(parts, own["batch"] // context))
+        while own["batch"] % own["parts"] or own["parts"] % ranks:
             own["parts"] -= 1
         return stage(own | values, name=name)
 

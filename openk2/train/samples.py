@@ -14,6 +14,7 @@ from openk2.chat.template import generation_prompt, render
 from openk2.chat.tokenizer import Tokenizer
 from openk2.model.attention import Packing
 from openk2.model.transformer import Transformer
+from openk2.train.parallel import drop_gathered
 
 _TOKENS = 40  # of a continuation
 
@@ -32,10 +33,13 @@ class Sampler:
             for text in prompts
         ]
 
-    def write(self, model: Transformer, step: int, file: Path) -> None:
-        """Add one row a prompt: step, prompt, text."""
+    def write(self, model: Transformer, step: int, file: Path | None) -> None:
+        """Add one row a prompt: step, prompt, text. Every rank must call it; those without a file only compute."""
+        said = greedy(model, self.prompts, _TOKENS, self.ends)
+        if file is None:
+            return
         with file.open("a", encoding="utf-8") as rows:
-            for prompt, ids in zip(self.texts, greedy(model, self.prompts, _TOKENS, self.ends), strict=True):
+            for prompt, ids in zip(self.texts, said, strict=True):
                 row = {"step": step, "prompt": prompt, "text": self.tokenizer.decode(ids)}
                 rows.write(json.dumps(row, ensure_ascii=False) + "\n")
 
@@ -61,6 +65,7 @@ def greedy(model: Transformer, prompts: Sequence[Sequence[int]], tokens: int, en
         states = model.hidden(ids.flatten(), packing).view(len(prompts), width, -1)
         ids[rows, at] = F.linear(states[rows, at - 1], model.lm_head.weight.float()).argmax(-1)
         at += 1
+    drop_gathered(model)
     model.train(training)
     for attention, track in zip(model.attentions(), tracked, strict=True):
         attention.track_logits = track

@@ -37,14 +37,15 @@ def sft(mimetic: bool, **options: Any) -> None:
 
     if options["threads"]:
         torch.set_num_threads(options["threads"])
+    world = World.from_env(choose_device(options["device"]), options["expert_ranks"])
     values = taken(options)
-    values.setdefault("parts", max(1, min(torch.get_num_threads(), values["batch"] // _SMALLEST_PART)))
+    threads = torch.get_num_threads() if world.size == 1 else 1
+    values.setdefault("parts", world.size * max(1, min(threads, values["batch"] // world.size // _SMALLEST_PART)))
     values.setdefault("context", values["batch"] // values["parts"])
     tokenizer = Tokenizer.load(options["tokenizer"]) if options["tokenizer"] else None
     config, weights = network(options["init"], options["depth"], tokenizer, options["vocab_size"])
     file = options["recipe"]
     stages = read_recipe(file, {"name": "sft"} | values) if file else [Stage(name="sft", **values)]
-    world = World.single(choose_device(options["device"]))
     launch(
         config, weights, stages, tokenizer=tokenizer, world=world, chat=True, mimetic=mimetic, options=options
     )  # fmt: skip

@@ -52,12 +52,12 @@ def launch(
     chat: bool, mimetic: bool, options: dict[str, Any],
 ) -> dict[str, Any]:  # fmt: skip
     """Check everything that can be checked before the work, then train. Raises UserError."""
+    say = click.echo if world.is_main else _quiet
     data = [source(text) for text in options["data"]]
     for stage in stages:
         stage.config(config)
-        _check_data(data, stage, config)
+        say(_check_data(data, stage, config))
     count = config.count()
-    say = click.echo if world.is_main else _quiet
     say(f"{count.total / 1e6:.1f}M parameters, {count.active / 1e6:.1f}M active")
     out: Path = options["out"]
     if tokenizer and world.is_main:
@@ -69,18 +69,21 @@ def launch(
         model.load_tensors(weights)
     pace = Pace(
         options["checkpoint_minutes"], options["keep"], options["log_every"], options["sample_every"],
-        options["max_steps"],
+        options["max_steps"], options["recompute"],
     )  # fmt: skip
     sampler = Sampler(tokenizer, options["prompt"], chat) if tokenizer and options["prompt"] else None
-    return train(model, data, stages, out, world, say, pace, sampler)
+    last = train(model, data, stages, out, world, say, pace, sampler)
+    world.close()
+    return last
 
 
-def _check_data(data: Sequence[Source], stage: Stage, config: ModelConfig) -> None:
+def _check_data(data: Sequence[Source], stage: Stage, config: ModelConfig) -> str:
+    """A line about a stage's data. Raises UserError when the network cannot take it."""
     longest = min(stage.context, stage.part_tokens)
     stream = Stream(data, stage.name, stage.seed, longest)
     if (largest := stream.largest_id()) >= config.vocab_size:
         raise UserError(f"The data has token {largest}, but the vocabulary {config.vocab_size} entries; use its own.")
-    click.echo(
+    return (
         f"{stage.name}: {stage.tokens / 1e6:.1f}M tokens, {stage.batch} a step, from {stream.tokens / 1e6:.1f}M "
         f"of data ({stream.skipped} documents are too long for {longest})"
     )

@@ -14,7 +14,9 @@ import torch
 
 from openk2.model.attention import Packing
 from openk2.model.transformer import Transformer
+from openk2.optim.distributed import local
 from openk2.train.packing import Batch
+from openk2.train.parallel import World, drop_gathered
 
 WINDOW = 200  # steps whose losses a spike is judged by
 _LEAST = 50  # steps before anything is judged
@@ -42,29 +44,37 @@ class Spikes:
         return median if min(last) > median + limit * deviation else None
 
 
-def explain(model: Transformer, batches: Sequence[Batch], names: Sequence[str], file: Path, row: dict[str, Any]) -> str:
+def explain(
+    model: Transformer, batches: Sequence[Batch], names: Sequence[str], file: Path, row: dict[str, Any], world: World
+) -> str:
     """Find what is first not finite in a step whose loss or gradient is not, and write all that is known to `file`.
 
     row: where it was (step, stage, loss, grad_norm); names: of the documents in the batches.
     """
-    gradients = [n for n, p in model.named_parameters() if p.grad is not None and not _finite(p.grad)]
-    broken = [name for name, p in model.named_parameters() if not _finite(p)]
-    layer = None if broken else first_layer(model, batches)
+    parameters = list(model.named_parameters())
+    bad = [[p.grad is not None and not _finite(local(p.grad)), not _finite(local(p))] for _, p in parameters]
+    bad = world.max(torch.tensor(bad, dtype=torch.int32)).tolist()
+    gradients = [name for (name, _), (gradient, _) in zip(parameters, bad, strict=True) if gradient]
+    broken = [name for (name, _), (_, weight) in zip(parameters, bad, strict=True) if weight]
+    last = len(model.model.layers)
+    layer = last if broken else last - int(world.max(torch.tensor(last - first_layer(model, batches))))
     if broken:
         first = f"the weights {broken[0]}"
-    elif layer is not None:
+    elif layer < last:
         first = f"the output of layer {layer}"
     else:
         first = f"the gradient of {gradients[-1]}" if gradients else "the loss"
-    known = row | {"first": first, "weights": broken, "gradients": gradients, "documents": list(names)}
+    names = [name for own in world.gather(list(names)) for name in own]
+    known = row | {"first": first, "weights": broken, "gradients": gradients, "documents": names}
     known = {k: str(v) if isinstance(v, float) and not math.isfinite(v) else v for k, v in known.items()}
-    file.write_text(json.dumps(known, indent=1) + "\n", encoding="utf-8")
+    if world.is_main:
+        file.write_text(json.dumps(known, indent=1) + "\n", encoding="utf-8")
     return first
 
 
 @torch.no_grad()
-def first_layer(model: Transformer, batches: Sequence[Batch]) -> int | None:
-    """The first layer whose output is not finite on any of the batches."""
+def first_layer(model: Transformer, batches: Sequence[Batch]) -> int:
+    """The first layer whose output is not finite on any of the batches; the number of layers if there is none."""
     found: list[int] = []
 
     def look(number: int) -> Any:
@@ -77,7 +87,8 @@ def first_layer(model: Transformer, batches: Sequence[Batch]) -> int | None:
     finally:
         for hook in hooks:
             hook.remove()
-    return min(found, default=None)
+    drop_gathered(model)
+    return min(found, default=len(model.model.layers))
 
 
 def _finite(tensor: torch.Tensor) -> bool:

@@ -67,7 +67,7 @@ def tune_allocator() -> None:
     And let oneDNN multiply float32 matrices (the logits): exact float32 where the processor has no matrix unit, and
     there twice as fast on AMD as MKL; products of bf16 with float32 sums where it has one.
     """
-    torch.backends.mkldnn.matmul.fp32_precision = "bf16"
+    torch.backends.mkldnn.matmul.fp32_precision = "bf16"  # pyright: ignore[reportAttributeAccessIssue]
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "8192")
     with contextlib.suppress(OSError, AttributeError):  # glibc only
         libc = ctypes.CDLL("libc.so.6")
