@@ -91,16 +91,3 @@ def _check_data(data: Sequence[Source], stage: Stage, config: ModelConfig) -> st
 
 def _quiet(line: str) -> None:
     """Another rank speaks."""
-
-
-def choose_device(name: str) -> torch.device:
-    """`auto`: the accelerator that is there, else the CPU. Raises UserError when a device is not there."""
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        torch.empty(1, device=name)
-    except (RuntimeError, AssertionError) as error:
-        raise UserError(
-            f"The device {name!r} cannot be used ({str(error).splitlines()[0]}); take --device cpu."
-        ) from None
-    return torch.device(name)
