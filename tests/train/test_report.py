@@ -132,7 +132,8 @@ def test_page_shows_what_the_run_wrote(tmp_path: Path) -> None:
         "Expert load": 1, "Speed": 1, "Optimizer": 1,
     }  # fmt: skip
     assert page.charts["Loss"][0].count("L") == 99
-    for said in ("anneal", "INT4", "threshold 30", "Once <b>", "said at 96", "100k", "165.3k, 79.25k active", "3 min", "120.0"):
+    said_of_run = ("anneal", "INT4", "threshold 30", "100k", "165.3k, 79.25k active", "3 min", "120.0")
+    for said in (*said_of_run, "Once <b>", "said at 96"):
         assert said in page.text, said
     assert page.text.count("said at") == 12
 
@@ -140,11 +141,13 @@ def test_page_shows_what_the_run_wrote(tmp_path: Path) -> None:
 def test_runs_are_laid_over_each_other(tmp_path: Path) -> None:
     a = folder(tmp_path / "a", [row(i) for i in range(1, 50)])
     b = folder(tmp_path / "b & c", [row(i, loss=3.0, mfu=0.4) for i in range(1, 80)], about=False)
+    write([a, b, folder(tmp_path / "b & c" / "a", [row(1)])], tmp_path / "report.html")
+    assert "b & c/a" in Page((tmp_path / "report.html").read_text()).text  # two of one name: by their paths
     write([a, b], tmp_path / "report.html")
     page = Page((tmp_path / "report.html").read_text())
     assert len(page.charts["Largest attention logit"]) == 2 and len(page.charts["MFU"]) == 1
     assert "b & c" in page.text and "40.0%" in page.text and page.text.count("What made") == 1
-    assert read(a).peak("max_logits").tolist() == [20.0 + i for i in range(1, 50)]  # type: ignore[union-attr]
+    assert read(a, "a").peak("max_logits").tolist() == [20.0 + i for i in range(1, 50)]  # type: ignore[union-attr]
 
 
 def test_a_long_run_makes_a_small_page(tmp_path: Path) -> None:
@@ -173,6 +176,9 @@ def test_what_is_no_run_is_told(tmp_path: Path) -> None:
     run = folder(tmp_path / "empty", [])
     with pytest.raises(UserError, match="not made a step"):
         write([run], tmp_path / "report.html")
+    other = folder(tmp_path / "other", [{"step": 1, "accuracy": 0.5}])
+    with pytest.raises(UserError, match="no tokens and loss"):
+        write([other], tmp_path / "report.html")
     good = folder(tmp_path / "good", [row(1)])
     write([good], tmp_path / "report.html")
     with pytest.raises(UserError, match="up to 6 runs"):
