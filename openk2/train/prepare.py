@@ -48,6 +48,8 @@ def prepare(
     """
     tok = Tokenizer.load(tokenizer)
     files = list(_files(paths))
+    if not files:
+        raise UserError(f"{paths[0]} holds no text to learn from: no {', '.join(_SUFFIXES)} file.")
     given = {"files": [str(file) for file in files], "context": context, "vocabulary": tok.n_vocab}
     state, counts = out / _STATE, Counts()
     if state.exists():

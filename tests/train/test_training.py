@@ -3,11 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -93,35 +88,6 @@ def test_resuming_gives_the_same_losses(tmp_path: Path) -> None:
     assert losses(tmp_path / "parts") == losses(tmp_path / "whole")
     (_, a), (_, b) = (initial_weights(tmp_path / name) for name in ("parts", "whole"))
     assert all(torch.equal(a[name], b[name]) for name in a)
-
-
-def test_kill_9_loses_nothing(tmp_path: Path) -> None:
-    data = shards(tmp_path / "data")
-    command = [
-        sys.executable, "-m", "openk2", "train", "sft", "--data", str(data), "--vocab-size", "64", "--depth", "2",
-        "--tokens", "16k", "--batch", "512", "--parts", "2", "--checkpoint-minutes", "0.0001", "--threads", "1",
-    ]  # fmt: skip
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    subprocess.run([*command, "--out", str(tmp_path / "whole")], check=True, env=environment, capture_output=True)
-    killed = subprocess.Popen([*command, "--out", str(tmp_path / "parts")], env=environment, stdout=subprocess.DEVNULL)
-    deadline = time.monotonic() + 120
-    while not folders(tmp_path / "parts") and time.monotonic() < deadline:
-        time.sleep(0.05)
-    killed.send_signal(signal.SIGKILL)
-    killed.wait()
-    subprocess.run([*command, "--out", str(tmp_path / "parts")], check=True, env=environment, capture_output=True)
-    assert losses(tmp_path / "parts") == losses(tmp_path / "whole")
-
-
-def test_nan_stops_and_keeps_the_last_state(tmp_path: Path) -> None:
-    data = shards(tmp_path / "data")
-    run(data, tmp_path / "run", stage(), max_steps=3)
-    model = build(ModelConfig.from_depth(2, vocab_size=64), 0)
-    with torch.no_grad():
-        model.model.norm.weight[0] = torch.nan
-    with pytest.raises(UserError, match="--init"):
-        train(model, [Source(data)], [stage()], tmp_path / "other", say=lambda line: None)
-    assert not folders(tmp_path / "other")
 
 
 def test_packing_keeps_documents_whole_and_fills_batches(tmp_path: Path) -> None:
