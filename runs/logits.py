@@ -46,11 +46,11 @@ def run(optimizer: str, seed: int, text: Path, held: Path, out: Path) -> dict[st
     if not file.exists():
         heads: list[list[float]] = []
 
-        def watch(attentions: Iterable[LatentAttention], threshold: float) -> tuple[list[float], list[int]]:
+        def watch(attentions: Iterable[LatentAttention], *rest: Any) -> tuple[list[float], list[int]]:
             attentions = list(attentions)
             peaks = [attention.max_logits for attention in attentions if attention.max_logits is not None]
             heads.append([round(float(peak), 2) for layer in peaks for peak in layer])
-            return qk_clip_all_(attentions, threshold)
+            return qk_clip_all_(attentions, *rest)
 
         loop.qk_clip_all_ = watch  # the loop keeps the largest of a layer; here every head is wanted
         folder = out / f"{optimizer}-{seed}"

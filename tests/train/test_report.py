@@ -185,3 +185,22 @@ def test_what_is_no_run_is_told(tmp_path: Path) -> None:
         write([good] * 7, tmp_path / "report.html")
     with pytest.raises(UserError, match="cannot be written"):
         write([good], tmp_path)
+
+
+def test_a_run_ends_with_its_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("torch")
+    from openk2.cli.main import run as k2
+
+    data = tmp_path / "data"
+    data.mkdir()
+    ids = np.random.default_rng(0).integers(0, 64, 4000)
+    ids.astype(np.uint16).tofile(data / "a.bin")
+    np.ones(4000, np.uint8).tofile(data / "a.mask")
+    np.full(100, 40, np.int32).tofile(data / "a.idx")
+    command = ["train", "sft", "--data", str(data), "--vocab-size", "64", "--depth", "2", "--tokens", "2k"]
+    assert k2([*command, "--batch", "256", "--parts", "1", "--threads", "1", "--out", str(tmp_path / "run")]) == 0
+    page = Page((tmp_path / "run/report.html").read_text())
+    assert str(tmp_path / "run/report.html") in capsys.readouterr().out
+    steps = len((tmp_path / "run/metrics.jsonl").read_text().splitlines())
+    assert "165.3k, 79.25k active" in page.text and "INT4" in page.text
+    assert page.charts["Loss"][0].count("L") == steps - 1 > 3
