@@ -21,10 +21,12 @@ from openk2.optim.distributed import clip_gradients_, local, sharded
 from openk2.optim.muon import MuonAdamW, parameter_groups
 from openk2.optim.qk_clip import qk_clip_all_
 from openk2.train.estimate import Layout, states
+from openk2.train.loop import quantise_experts
 from openk2.train.packing import Batch
 from openk2.train.parallel import World, balance, gradients, held, parallelise
 from openk2.train.samples import greedy
 from openk2.train.watch import explain
+from openk2.train.workers import Workers
 
 CONFIG = ModelConfig.from_depth(4, vocab_size=96, q_lora_rank=24)
 PARTS, STEPS = 4, 3
@@ -55,15 +57,24 @@ def learn(world: World, experts: int = 1, recompute: int = 0) -> dict[str, Any]:
     world = World.from_env(experts=experts)
     model = network()
     parallelise(model, world, recompute)
-    optimizer = MuonAdamW(parameter_groups(model), lr=0.005, ns_dtype=torch.float32)  # bf16 makes much of little
+    groups = parameter_groups(model)
+    groups[1]["lr"] = 0.0015
+    optimizer = MuonAdamW(groups, lr=0.005, ns_dtype=torch.float32)  # bf16 makes much of little
     seen: dict[str, Any] = {"losses": [], "norms": [], "logits": [], "clipped": [], "loads": []}
     for step in range(STEPS):
         batch = parts(step)
         own = sum(len(b.rows) for b in batch)
-        loss = torch.tensor(
-            gradients(model, batch[world.rank :: world.size], own, world, int4=step == 0)
-        )  # later a rounding may fall elsewhere
-        seen["losses"].append(float(world.sum(loss)))
+        int4 = step == 0  # later a rounding may fall elsewhere
+        if world.size > 1:
+            loss = gradients(model, batch[world.rank :: world.size], own, world, int4)
+        else:
+            for stacks in model.experts():
+                if int4:
+                    quantise_experts(stacks)
+                else:
+                    stacks.override = None
+            loss = Workers(1).gradients(model, batch, own)
+        seen["losses"].append(float(world.sum(torch.tensor(loss))))
         seen["norms"].append(float(clip_gradients_(model.parameters(), 0.5, world.sum)))
         optimizer.step()
         seen["bytes"] = held(model, optimizer)
