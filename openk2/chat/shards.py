@@ -14,7 +14,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-Tokens = tuple[Sequence[int], Sequence[int]]  # ids and mask of one document
+Tokens = tuple[list[int], list[int]]  # ids and mask of one document
 
 
 class ShardWriter:

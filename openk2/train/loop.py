@@ -116,6 +116,7 @@ def train(
                 )
             set_config(model, stage.config(base))
             set_options(optimizer, stage)
+            model.alpha = stage.aux_loss
             stream = Stream(data, stage.name, stage.seed, min(stage.context, stage.part_tokens))
             packer = Packer(stream, stage.part_tokens, stage.parts, world.rank, world.size)
             if saved:
@@ -137,9 +138,10 @@ def train(
 
                 own = round(total(world, sum(len(batch.rows) for batch in step.batches)))
                 if world.size == 1:
-                    loss = workers.gradients(model, step.batches, own)
+                    losses = workers.gradients(model, step.batches, own)
                 else:
-                    loss = total(world, gradients(model, step.batches, own, world, qat))
+                    losses = gradients(model, step.batches, own, world, qat)
+                loss, aux_loss = (total(world, part) for part in losses)
                 norm = float(clip_gradients_(model.parameters(), stage.clip, world.sum))
                 row = {"step": at.step + 1, "stage": stage.name, "loss": loss, "grad_norm": norm}
                 if not (math.isfinite(loss) and math.isfinite(norm)):
@@ -163,7 +165,7 @@ def train(
                 at.advance(step.tokens, seconds)
                 flops = step.tokens * flops_per_token(model.config, step.context, own / step.tokens)
                 metrics = row | {
-                    "tokens": at.tokens, "aux_loss": 0.0, "own": own, "lr": stage.lr * rate, "max_logits": logits,
+                    "tokens": at.tokens, "aux_loss": aux_loss, "own": own, "lr": stage.lr * rate, "max_logits": logits,
                     "clipped": clipped, "load": load, "qat": int(qat), "epoch": step.epoch, "seconds": at.seconds,
                     "tokens_per_second": step.tokens / seconds, "mfu": flops / seconds / peak,
                     "optimizer_share": (ended - middle) / seconds,

@@ -174,8 +174,11 @@ def _shard_experts(experts: Experts, mesh: DeviceMesh, data: DeviceMesh, gather:
     _shard(experts, mesh["replica"], gather)
 
 
-def gradients(model: Transformer, batches: Sequence[Batch], own: int, world: World, int4: bool = False) -> float:
-    """Add this rank's share to the gradient of the step's mean loss over `own` tokens; returns its share of the loss.
+def gradients(
+    model: Transformer, batches: Sequence[Batch], own: int, world: World, int4: bool = False
+) -> tuple[float, float]:
+    """Add this rank's share to the gradient of the step's mean loss over `own` tokens; returns its share of the loss,
+    and of the balance loss, as `Workers.gradients` does.
 
     All ranks must give equally many batches, as they exchange weights in each. `int4`: the experts are seen as an INT4
     export would store them, while the gradients go to their masters (straight-through). A rank quantises its own
@@ -185,18 +188,21 @@ def gradients(model: Transformer, batches: Sequence[Batch], own: int, world: Wor
     masters = [p.detach().clone() for p in experts]
     try:
         _copy_(experts, [fake_quantize(p) if p.numel() else p for p in masters])
-        total = torch.zeros((), device=world.device)
+        total, balances = torch.zeros(2, device=world.device)
         for batch in batches:
-            if len(batch.rows):
-                packing = Packing(batch.lengths, world.device)
-                loss = model.loss(batch.ids, packing, batch.rows) * (len(batch.rows) / own)
-                loss.backward()
-                total += loss.detach()
-            else:  # nothing to learn, but the others exchange weights and tokens with this rank
+            if not len(batch.rows):  # nothing to learn, but the others exchange weights and tokens with this rank
                 with unobserved(model):
                     row = torch.ones(1, dtype=torch.long, device=world.device)
                     (model.loss(batch.ids[:2], Packing([2], world.device), row) * 0.0).backward()
-        return float(total)
+                continue
+            packing = Packing(batch.lengths, world.device)
+            weight = len(batch.rows) / own
+            loss = model.loss(batch.ids, packing, batch.rows) * weight
+            loss.backward()
+            total += loss.detach()
+            if packing.balance:
+                balances += packing.balance.value.detach() * weight
+        return float(total - balances), float(balances)
     finally:
         _copy_(experts, masters)
 

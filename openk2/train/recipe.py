@@ -130,7 +130,11 @@ def recipe(config: ModelConfig, tokens: int, *, parts: int = 1, ranks: int = 1, 
     rate = float(f"{_K2_RATE_TIMES_WIDTH / config.hidden_size:.2g}")
 
     def part(name: str, share: float, **own: Any) -> Stage:
-        own |= {"tokens": round(share * tokens), "seconds": seconds and share * seconds}
+        own |= {
+            "aux_loss": config.aux_loss_alpha,
+            "tokens": round(share * tokens),
+            "seconds": seconds and share * seconds,
+        }
         context = own.setdefault("context", config.max_position_embeddings)
         own["batch"] = -(-max(batch, ranks * context) // ranks) * ranks
         own["parts"] = max(ranks, min(parts, own["batch"] // context))

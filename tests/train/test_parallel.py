@@ -12,7 +12,7 @@ import pytest
 pytest.importorskip("torch")
 import numpy as np
 import torch
-from ranks import run
+from ranks import exact_float32, run
 from torch import Tensor
 
 from openk2.model.config import ModelConfig
@@ -54,6 +54,7 @@ def full(tensor: Tensor) -> np.ndarray:
 
 def learn(world: World, experts: int = 1, recompute: int = 0) -> dict[str, Any]:
     """A few steps of the whole recipe: what a rank sees of the losses, and the weights at the end."""
+    exact_float32()
     world = World.from_env(experts=experts)
     model = network()
     parallelise(model, world, recompute)
@@ -74,7 +75,7 @@ def learn(world: World, experts: int = 1, recompute: int = 0) -> dict[str, Any]:
                 else:
                     stacks.override = None
             loss = Workers(1).gradients(model, batch, own)
-        seen["losses"].append(float(world.sum(torch.tensor(loss))))
+        seen["losses"] += world.sum(torch.tensor(loss)).tolist()  # and the balance loss
         seen["norms"].append(float(clip_gradients_(model.parameters(), 0.5, world.sum)))
         optimizer.step()
         seen["bytes"] = held(model, optimizer)
@@ -116,8 +117,8 @@ def look(world: World) -> dict[str, Any]:
     parallelise(coarse, world, gather=torch.bfloat16)
     batch = parts(0)
     own = sum(len(b.rows) for b in batch)
-    loss = world.sum(torch.tensor(gradients(coarse, batch[world.rank :: world.size], own, world)))
-    seen["coarse"] = [float(loss), float(clip_gradients_(coarse.parameters(), 1.0, world.sum))]
+    loss = world.sum(torch.tensor(gradients(coarse, batch[world.rank :: world.size], own, world)[0]))
+    seen["coarse"] = [*loss.tolist(), float(clip_gradients_(coarse.parameters(), 1.0, world.sum))]
     return seen
 
 
