@@ -66,8 +66,8 @@ def held_out_loss(model: Transformer, held: Path) -> float:
     model.dtype = torch.float32
     folder = Folder(held, CONTEXT)
     total = count = 0
-    for at in range(0, len(folder.table), 8):
-        texts = [folder.document(i).ids for i in range(at, min(at + 8, len(folder.table)))]
+    for at in range(0, folder.size, 8):
+        texts = [folder.document(i).ids for i in range(at, min(at + 8, folder.size))]
         packing = Packing([len(text) for text in texts])
         rows = torch.nonzero(packing.positions)[:, 0]  # nothing predicts a first byte
         total += float(model.loss(torch.from_numpy(np.concatenate(texts).astype(np.int64)), packing, rows)) * len(rows)

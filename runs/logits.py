@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import statistics
 import sys
 from collections.abc import Iterable
@@ -53,8 +54,7 @@ def run(optimizer: str, seed: int, text: Path, held: Path, out: Path) -> dict[st
 
         loop.qk_clip_all_ = watch  # the loop keeps the largest of a layer; here every head is wanted
         folder = out / f"{optimizer}-{seed}"
-        (folder / "state.pt").unlink(missing_ok=True)
-        (folder / "metrics.jsonl").unlink(missing_ok=True)
+        shutil.rmtree(folder, ignore_errors=True)  # of a run that was stopped: its heads are not known any more
         model = loop.build(CONFIG, seed)
         loop.train(model, [Source(text)], [stage(optimizer, seed)], folder)
         rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]

@@ -19,11 +19,11 @@ import torch
 from byte_text import BATCH, CONTEXT, held_out_loss, network, shards
 
 from openk2.model.transformer import Transformer
+from openk2.train.checkpoint import initial_weights
 from openk2.train.data import Source
 from openk2.train.export import export
 from openk2.train.loop import build, quantise_experts, train
 from openk2.train.recipe import Stage
-from openk2.train.state import initial_weights
 
 SEEDS = (0, 1, 2)
 TOKENS = 2_000_000

@@ -285,6 +285,7 @@ def _written(
 @click.option("--dense", type=_GGUF_TYPES, default="bf16", show_default=True, help="GGUF type of all other matrices.")
 @click.option("--tokenizer", type=click.Path(exists=True, path_type=Path), help="Folder [default: SRC's own].")
 @click.option("--profile", type=click.Path(exists=True, path_type=Path), help="JSON file to become openk2.json.")
+@click.option("--untie", is_flag=True, help="The head as a matrix of its own, for torchtitan and Megatron-Bridge.")
 @_SHARD
 def export(
     src: Path,
@@ -295,10 +296,11 @@ def export(
     dense: str,
     tokenizer: Path | None,
     profile: Path | None,
+    untie: bool,
     shard_size: int,
 ) -> None:
     """Write a training run or a checkpoint, SRC, for other programs: a Hugging Face folder or a GGUF file, OUT."""
-    run = src.is_file() or (src / "state.pt").exists()
+    run = src.name.startswith("step-") or any(src.glob("step-*"))
     if kind == "gguf" and run:
         raise UserError(f"{src} is a training run; give `k2 model export {src} FOLDER` first, then export FOLDER.")
     if kind == "gguf":
@@ -311,17 +313,19 @@ def export(
         for sentence in notes:
             click.echo(sentence)
     elif run:
-        _export_run(src, out, int4 is not False, tokenizer, profile)
+        _export_run(src, out, int4 is not False, tokenizer, profile, untie)
     else:
         from openk2.export.hf import export as write_hf
 
         form = None if int4 is None else "int4" if int4 else "bf16"
         _written(out, lambda progress: write_hf(
-            src, out, form, tokenizer=tokenizer, profile=profile, shard_bytes=shard_size, progress=progress
+            src, out, form, tokenizer=tokenizer, profile=profile, untie=untie, shard_bytes=shard_size, progress=progress
         ))  # fmt: skip
 
 
-def _export_run(run: Path, out: Path, int4: bool, tokenizer: Path | None, profile: Path | None) -> None:
+def _export_run(
+    run: Path, out: Path, int4: bool, tokenizer: Path | None, profile: Path | None, untie: bool
+) -> None:  # fmt: skip
     try:
         from openk2.train.export import export_run
     except ImportError:
@@ -331,7 +335,7 @@ def _export_run(run: Path, out: Path, int4: bool, tokenizer: Path | None, profil
     from openk2.export.hf import add_tokenizer
     from openk2.model.checkpoint import TOKENIZER_FILES
 
-    said = export_run(run, out, int4=int4, tokenizer=tokenizer, profile=profile)
+    said = export_run(run, out, int4=int4, tokenizer=tokenizer, profile=profile, untie=untie)
     if all((out / name).exists() for name in TOKENIZER_FILES):
         add_tokenizer(out, out)
     click.echo(said)

@@ -10,6 +10,8 @@ import click
 from openk2.cli.train_estimate import estimate
 from openk2.cli.train_retrieval import retrieval
 from openk2.errors import UserError
+from openk2.train.options import amount
+from openk2.train.pretrain import pretrain
 from openk2.train.sft import sft
 
 
@@ -18,6 +20,7 @@ def command() -> None:
     """Run each stage of the recipe."""
 
 
+command.add_command(pretrain)
 command.add_command(sft)
 command.add_command(estimate)
 command.add_command(retrieval)
@@ -33,6 +36,23 @@ def tokenizer(corpus: tuple[Path, ...], vocab_size: int, out: Path) -> None:
 
     made = train(_texts(corpus), vocab_size, out)
     click.echo(f"{out}: {made.n_vocab} entries")
+
+
+@command.command()
+@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--tokenizer", type=click.Path(path_type=Path), required=True, help="Folder of tiktoken.model.")
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder of the shards; gone on with.")
+@click.option("--context", default="1024", show_default=True, help="Tokens at which a text is cut.")
+@click.option("--shard-tokens", default="10M", show_default=True, help="Tokens of a shard.")
+def prepare(files: tuple[Path, ...], tokenizer: Path, out: Path, context: str, shard_tokens: str) -> None:
+    """Make token shards of FILES (or folders): .txt, and .jsonl or .jsonl.gz whose lines have `text` or `messages`."""
+    from openk2.train.prepare import prepare as write
+
+    made = write(files, tokenizer, out, context=amount(context), shard_tokens=amount(shard_tokens), say=click.echo)
+    click.echo(
+        f"{out}: {made.records} records, {made.documents} documents ({made.cut} texts were cut), "
+        f"{made.tokens / 1e6:.2f}M tokens in {made.shards} shards"
+    )
 
 
 def _texts(paths: tuple[Path, ...]) -> Iterator[str]:

@@ -102,7 +102,7 @@ def _show(name: str, d: dict[str, Any]) -> None:
     table.add_row("memory of a device", f"{_bytes(d['memory_total'])} of {_bytes(d['memory_of_device'])}")
     table.add_section()
     hours = d["hours"]
-    peak = f"{'measured ' if d['device'] == 'CPU' else ''}{_short(d['peak_flops'])}FLOP/s"
+    peak = f"{'measured ' if d['device'] == 'CPU' else ''}{_short(d['peak_flops']).replace('B', 'G')}FLOP/s"
     table.add_row(f"time at {d['mfu']:.0%} of {peak}", _time(hours["at"]))
     table.add_row("between 35% and 15%" if d["device"] != "CPU" else "at 15%", " to ".join(
         _time(hours[k]) for k in (("low", "high") if d["device"] != "CPU" else ("high",))))  # fmt: skip
@@ -125,7 +125,7 @@ def _show(name: str, d: dict[str, Any]) -> None:
     if not d["expected_loss"]:
         console.print("No published law of the loss reaches down to so small a run.")
     elif not all(law["inside"] for law in d["expected_loss"]):
-        console.print("* outside what the law was fitted on: compare two runs by it, do not trust the value.")
+        console.print("* outside what the laws were fitted on: compare two runs by them, do not trust the value.")
 
 
 def _short(value: float) -> str:

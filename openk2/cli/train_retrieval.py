@@ -34,11 +34,11 @@ def retrieval(
     except ImportError:
         raise UserError(f"Measuring a training run needs torch; install it with: {install('train')}") from None
 
+    from openk2.chat.tokenizer import Tokenizer
     from openk2.model.transformer import Transformer
     from openk2.synth.recall import ANSWER, Recall, read_texts
-    from openk2.synth.shards import load_tokenizer
+    from openk2.train.checkpoint import initial_weights
     from openk2.train.retrieval import answered
-    from openk2.train.state import initial_weights
 
     try:
         sizes = [int(length) for length in lengths.split(",")]
@@ -54,7 +54,7 @@ def retrieval(
         })  # fmt: skip
     model = Transformer(config)
     model.load_tensors(weights)
-    recall = Recall(load_tokenizer(tokenizer), read_texts(texts), seed)
+    recall = Recall(Tokenizer.load(tokenizer), read_texts(texts), seed)
     places = [place / (depths - 1) for place in range(depths)]
     click.echo("tokens " + "".join(f"{place:5.0%}" for place in places) + "  all")
     table: dict[str, list[float]] = {}

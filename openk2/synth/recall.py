@@ -13,10 +13,10 @@ import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+from openk2.chat.shards import Tokens, write_tokens
 from openk2.chat.tokenizer import Tokenizer
 from openk2.errors import UserError
 from openk2.synth.rows import read_rows
-from openk2.synth.shards import Tokens, load_tokenizer, write_tokens
 
 ANSWER = 2  # tokens of a code's digits
 _SHORTEST = 96  # tokens of a document made to learn from
@@ -104,12 +104,13 @@ def make(
     say: Callable[[str], None] = print,
 ) -> None:  # fmt: skip
     """Write one shard of about `tokens` tokens. Raises UserError for a tokenizer that is missing or too large."""
-    recall = Recall(load_tokenizer(tokenizer_path), read_texts(texts), seed)
+    tokenizer = Tokenizer.load(tokenizer_path)
+    recall = Recall(tokenizer, read_texts(texts), seed)
     out.mkdir(parents=True, exist_ok=True)
     documents: list[Tokens] = []
     made = 0
     while made < tokens:
         documents.append(recall.learning(longest))
         made += len(documents[-1][0])
-    write_tokens(out / f"recall{longest}-{seed}", documents)
+    write_tokens(out / f"recall{longest}-{seed}", documents, tokenizer.n_vocab)
     say(f"{made / 1e6:.2f}M tokens in {out}")

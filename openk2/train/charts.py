@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -42,15 +41,13 @@ def thin(x: np.ndarray, y: np.ndarray, points: int = POINTS) -> tuple[np.ndarray
     """
     if len(y) <= points:
         return x, y
-    keep = {0, len(y) - 1}
-    edges = np.linspace(0, len(y), (points - 2) // 2 + 1).astype(int)
-    for start, end in itertools.pairwise(edges):
-        bucket = y[start:end]
-        if np.isnan(bucket).all():
-            keep.add(int(start))
-        else:
-            keep |= {int(start + np.nanargmin(bucket)), int(start + np.nanargmax(bucket))}
-    index = sorted(keep)
+    size = math.ceil(len(y) / ((points - 2) // 2))
+    table = np.full((math.ceil(len(y) / size), size), np.nan)
+    table.flat[: len(y)] = y
+    gaps = np.isnan(table)
+    low, high = np.where(gaps, np.inf, table).argmin(1), np.where(gaps, -np.inf, table).argmax(1)
+    starts = np.arange(len(table)) * size
+    index = np.unique(np.concatenate(([0, len(y) - 1], starts + low, starts + high)))
     return x[index], y[index]
 
 

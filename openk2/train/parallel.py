@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import itertools
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -18,9 +19,13 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from openk2.errors import UserError
+from openk2.model.attention import Packing
 from openk2.model.expert_parallel import ExpertExchange
 from openk2.model.moe import Experts, MoE
 from openk2.model.transformer import Transformer
+from openk2.optim.distributed import local
+from openk2.quant.int4 import fake_quantize
+from openk2.train.packing import Batch
 
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
@@ -39,6 +44,7 @@ class World:
     size: int = 1
     device: torch.device = _CPU
     experts: int = 1
+    apart: Any = None  # a second process group, for a thread that writes while the training goes on
 
     @classmethod
     def single(cls, device: torch.device | str = "cpu") -> World:
@@ -56,9 +62,9 @@ class World:
         if device.type == "cuda":
             device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
             torch.cuda.set_device(device)
-        if not dist.is_initialized():  # gloo as well: checkpoints are agreed on by a thread, without the GPU
+        if not dist.is_initialized():  # gloo as well: what ranks agree on lies on the CPU
             dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
-        return cls(dist.get_rank(), size, device, experts)
+        return cls(dist.get_rank(), size, device, experts, dist.new_group(backend="gloo"))
 
     @property
     def is_main(self) -> bool:
@@ -81,6 +87,20 @@ class World:
         """Wait for all."""
         if self.size > 1:
             dist.barrier()
+
+    def share(self, value: Any) -> Any:
+        """The main process's value of something plain, for all."""
+        values = [value]
+        if self.size > 1:
+            dist.broadcast_object_list(values)
+        return values[0]
+
+    def gather(self, value: Any) -> list[Any]:
+        """Every process's value of something plain, by rank."""
+        values = [value] * self.size
+        if self.size > 1:
+            dist.all_gather_object(values, value)
+        return values
 
     def close(self) -> None:
         """Leave the group. Nothing can be exchanged after."""
@@ -119,7 +139,8 @@ def parallelise(model: Transformer, world: World, recompute: int = 0, gather: to
                 _shard(block.mlp.gate, data, None)  # which experts are chosen must not depend on rounding
         _shard(block, data, gather)
     _shard(model, data, None)
-    register_fsdp_forward_method(model, "loss")
+    for method in ("loss", "hidden"):
+        register_fsdp_forward_method(model, method)
     for block, following in itertools.pairwise(blocks):  # routing waits for the device: weights are asked for before
         block.set_modules_to_forward_prefetch([following])  # type: ignore[operator]
         following.set_modules_to_backward_prefetch([block])  # type: ignore[operator]
@@ -150,3 +171,63 @@ def _shard_experts(experts: Experts, mesh: DeviceMesh, data: DeviceMesh, gather:
         part = distribute_tensor(stack.detach(), mesh["expert"], [Shard(0)], src_data_rank=None)
         setattr(experts, name, nn.Parameter(part))
     _shard(experts, mesh["replica"], gather)
+
+
+def gradients(
+    model: Transformer, batches: Sequence[Batch], own: int, world: World, int4: bool = False
+) -> tuple[float, float]:
+    """Add this rank's share to the gradient of the step's mean loss over `own` tokens; returns its share of the loss,
+    and of the balance loss, as `Workers.gradients` does.
+
+    All ranks must give equally many batches, as they exchange weights in each. `int4`: the experts are seen as an INT4
+    export would store them, while the gradients go to their masters (straight-through). A rank quantises its own
+    experts once, in place of the masters, which come back before this returns.
+    """
+    experts = [local(p) for e in model.experts() for p in e.parameters(recurse=False)] if int4 else []
+    masters = [p.detach().clone() for p in experts]
+    try:
+        _copy_(experts, [fake_quantize(p) if p.numel() else p for p in masters])
+        total, balances = torch.zeros(2, device=world.device)
+        for batch in batches:
+            rows = batch.rows if len(batch.rows) else torch.ones(1, dtype=torch.long, device=world.device)
+            packing = Packing(batch.lengths, world.device)
+            weight = len(batch.rows) / own  # of a batch without rows of its own: nothing
+            loss = model.loss(batch.ids, packing, rows) * weight
+            loss.backward()
+            total += loss.detach()
+            if packing.balance:
+                balances += packing.balance.value.detach() * weight
+        return float(total - balances), float(balances)
+    finally:
+        _copy_(experts, masters)
+
+
+@torch.no_grad()
+def _copy_(to: Sequence[Tensor], values: Sequence[Tensor]) -> None:
+    for tensor, value in zip(to, values, strict=True):
+        tensor.copy_(value)
+
+
+def drop_gathered(model: Transformer) -> None:
+    """After a forward pass that none backward follows: the outermost weights are shards again, as elsewhere."""
+    if hasattr(model, "reshard"):
+        model.reshard()  # type: ignore[operator]
+
+
+def balance(model: Transformer, speed: float, world: World) -> list[float]:
+    """Move the routers' biases by the loads of all ranks; returns each layer's largest load over its mean."""
+    layers = list(model.moe_layers())
+    loads = [moe.load for moe in layers if moe.load is not None]
+    if len(loads) == len(layers) > 0:
+        for moe, load in zip(layers, world.sum(torch.stack(loads)), strict=True):
+            moe.load = load
+    return [moe.balance(speed) for moe in layers]
+
+
+def held(model: Transformer, optimizer: torch.optim.Optimizer) -> dict[str, int]:
+    """Bytes of `weights`, `gradients` and `optimizer` that lie on this rank, as `estimate.states` expects them."""
+    parameters = list(model.parameters())
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    state = [t for p in parameters for t in optimizer.state.get(p, {}).values() if isinstance(t, Tensor)]
+    kinds = {"weights": parameters, "gradients": gradients, "optimizer": state}
+    return {kind: sum(local(t).numel() * t.element_size() for t in tensors) for kind, tensors in kinds.items()}

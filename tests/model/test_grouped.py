@@ -125,3 +125,17 @@ def test_on_an_accelerator(kind: str) -> None:
     for a, b in zip([expected, *grads], [out, *(p.grad for p in there.parameters())], strict=True):
         assert a is not None and b is not None
         torch.testing.assert_close(b.cpu().float(), a.float(), atol=3e-2 * float(a.abs().max()), rtol=0)
+
+
+def test_it_compiles_to_one_graph() -> None:
+    """Traced whole, forward and backward: nothing in it depends on a value, or leaves the graph."""
+    experts, (x, index, weights) = _experts(), _tokens(60, "even")
+    results = []
+    for function in (grouped.routed, torch.compile(grouped.routed, backend="aot_eager", fullgraph=True)):
+        experts.zero_grad()
+        inputs = x.bfloat16().requires_grad_()
+        out, counts = function(inputs, index, weights, experts.gate_proj, experts.up_proj, experts.down_proj)
+        out.float().square().sum().backward()
+        results.append([out.detach(), counts, inputs.grad, *(p.grad for p in experts.parameters())])
+    for a, b in zip(*results, strict=True):
+        assert a is not None and b is not None and torch.equal(a, b)
