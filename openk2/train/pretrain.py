@@ -51,7 +51,4 @@ def pretrain(stages: str, **options: Any) -> None:
         raise UserError(f"There is no stage {', '.join(sorted(unknown))}; choose from pretrain, anneal and long.")
     else:
         planned = [stage for stage in planned if stage.name in stages.split(",")]
-    launch(
-        config, weights, planned, tokenizer=tokenizer, world=world, chat=False,
-        mimetic=False, options=options,
-    )  # fmt: skip
+    launch(config, weights, planned, tokenizer=tokenizer, world=world, chat=False, options=options)
