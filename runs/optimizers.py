@@ -73,10 +73,10 @@ class Run:
 
 
 GRID = [
-    *(Run("adamw", lr) for lr in (1e-3, 2e-3, 4e-3, 8e-3)),
+    *(Run("adamw", lr) for lr in (5e-4, 1e-3, 2e-3, 4e-3)),
     *(Run("muonclip", lr) for lr in (2.5e-3, 5e-3, 1e-2, 2e-2)),
 ]
-BEST = {"adamw": Run("adamw", 2e-3), "muonclip": Run("muonclip", 1e-2)}  # of the grid
+BEST = {"adamw": Run("adamw", 1e-3), "muonclip": Run("muonclip", 5e-3)}  # of the grid
 FINAL = [replace(BEST[name], seed=seed) for seed in (0, 1, 2) for name in BEST]
 
 
@@ -221,7 +221,7 @@ def speed() -> None:
     data = [Source(OUT / "data" / kind) for kind in ("text", "trajectories")]
     for batch in (4096, 8192, 16384):
         rows: dict[str, list[dict[str, Any]]] = {}
-        for steps in (4, 7, 10):
+        for steps in (3, 5, 7):
             for best in BEST.values():
                 folder = OUT / "speed" / f"{best.optimizer}-{batch}"
                 stage = replace(best.stage, batch=batch, parts=2, context=min(4096, batch // 2))
