@@ -216,9 +216,7 @@ def table(records: dict[str, dict[str, Any]]) -> None:
     for seed, a, m in zip(seeds, adam, muon, strict=True):
         equal = tokens_to(a[-2]["both"], [(h["tokens"], h["both"]) for h in m[:-1]])
         share = equal and equal / a[-2]["tokens"]
-        print(
-            f"seed {seed}: at constant rate MuonClip has AdamW's loss at step {a[-2]['step']} after {share} of its tokens"
-        )
+        print(f"seed {seed}: before the decay MuonClip has AdamW's loss after {share} of its tokens")
         if short := records.get(replace(BEST["muonclip"], seed=seed, tokens=SHORT_TOKENS).name):
             ends = [(h["tokens"], h["both"]) for h in (short["held"][-1], m[-1])]
             equal = tokens_to(a[-1]["both"], ends)
