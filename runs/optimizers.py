@@ -31,13 +31,13 @@ from typing import Any
 import numpy as np
 import torch
 
+from openk2.chat.shards import Tokens, write_tokens
 from openk2.chat.tokenizer import Tokenizer
 from openk2.model.attention import Packing
 from openk2.model.config import ModelConfig
 from openk2.model.transformer import Transformer
 from openk2.synth.make import make
 from openk2.synth.rows import read_rows
-from openk2.synth.shards import Tokens, write_tokens
 from openk2.train.data import Source, Stream
 from openk2.train.loop import Pace, build, train
 from openk2.train.packing import Packer
@@ -126,7 +126,8 @@ def prepare(data: Path) -> None:
                     break
                 taken.append(piece)
                 left -= len(piece[0])
-            print(f"{name}: {write_tokens(folder / kind, taken):,} tokens of {kind} in {len(taken)} pieces")
+            written = write_tokens(folder / kind, taken, tokenizer.n_vocab)
+            print(f"{name}: {written:,} tokens of {kind} in {len(taken)} pieces")
     # 262 tokens an example; other seeds draw other worlds, names and figures
     make(data, TOKENIZER, OUT / "data" / "trajectories", TRAIN_TOKENS // 262, seed=77)
     make(data, TOKENIZER, OUT / "data" / "held-trajectories", HELD_TOKENS // 262, seed=78)
@@ -158,7 +159,7 @@ def held_out(model: Transformer) -> dict[str, float]:
     for kind in ("text", "trajectories"):
         stream = Stream([Source(OUT / "data" / f"held-{kind}")], "held-out", 0, 4096)
         packer = Packer(stream, BATCH)
-        batches = [packer.next() for _ in range(math.ceil(stream.tokens / BATCH))]
+        batches = [packer.step().batches[0] for _ in range(math.ceil(stream.tokens / BATCH))]
         count[kind] = sum(len(batch.rows) for batch in batches)
         losses = (float(model.loss(b.ids, Packing(b.lengths), b.rows)) * len(b.rows) for b in batches)
         total[kind] = sum(losses)

@@ -20,11 +20,12 @@ pytest.importorskip("torch")
 import torch
 
 from openk2.model.config import ModelConfig
+from openk2.train.checkpoint import folders, initial_weights
 from openk2.train.data import Source, Stream
 from openk2.train.loop import Pace, build, train
+from openk2.train.options import amount, source
 from openk2.train.packing import Packer
 from openk2.train.recipe import Stage
-from openk2.train.sft import amount, source
 
 
 def shards(folder: Path, documents: int = 300, seed: int = 0, longest: int = 40) -> Path:
@@ -90,7 +91,7 @@ def test_resuming_gives_the_same_losses(tmp_path: Path) -> None:
     assert run(data, tmp_path / "parts", *whole, max_steps=15) == {}  # nothing is left to do
     run(data, tmp_path / "parts", *whole)
     assert losses(tmp_path / "parts") == losses(tmp_path / "whole")
-    a, b = (torch.load(tmp_path / name / "state.pt", weights_only=True)["model"] for name in ("parts", "whole"))
+    (_, a), (_, b) = (initial_weights(tmp_path / name) for name in ("parts", "whole"))
     assert all(torch.equal(a[name], b[name]) for name in a)
 
 
@@ -104,7 +105,7 @@ def test_kill_9_loses_nothing(tmp_path: Path) -> None:
     subprocess.run([*command, "--out", str(tmp_path / "whole")], check=True, env=environment, capture_output=True)
     killed = subprocess.Popen([*command, "--out", str(tmp_path / "parts")], env=environment, stdout=subprocess.DEVNULL)
     deadline = time.monotonic() + 120
-    while not (tmp_path / "parts/state.pt").exists() and time.monotonic() < deadline:
+    while not folders(tmp_path / "parts") and time.monotonic() < deadline:
         time.sleep(0.05)
     killed.send_signal(signal.SIGKILL)
     killed.wait()
@@ -115,13 +116,12 @@ def test_kill_9_loses_nothing(tmp_path: Path) -> None:
 def test_nan_stops_and_keeps_the_last_state(tmp_path: Path) -> None:
     data = shards(tmp_path / "data")
     run(data, tmp_path / "run", stage(), max_steps=3)
-    before = (tmp_path / "run/state.pt").read_bytes()
     model = build(ModelConfig.from_depth(2, vocab_size=64), 0)
     with torch.no_grad():
         model.model.norm.weight[0] = torch.nan
     with pytest.raises(UserError, match="--init"):
         train(model, [Source(data)], [stage()], tmp_path / "other", say=lambda line: None)
-    assert (tmp_path / "run/state.pt").read_bytes() == before and not (tmp_path / "other/state.pt").exists()
+    assert not folders(tmp_path / "other")
 
 
 def test_packing_keeps_documents_whole_and_fills_batches(tmp_path: Path) -> None:
@@ -129,10 +129,10 @@ def test_packing_keeps_documents_whole_and_fills_batches(tmp_path: Path) -> None
     stream = Stream([Source(data)], "", 7, 512)
     packer = Packer(stream, 512)
     seen, tokens = set(), 0
-    originals = {tuple(stream.folders[0].document(i).ids.tolist()) for i in range(len(stream.folders[0].table))}
+    originals = {tuple(stream.folders[0].document(i).ids.tolist()) for i in range(stream.folders[0].size)}
     batches = 20
     for _ in range(batches):
-        batch = packer.next()
+        batch = packer.step().batches[0]
         assert len(batch.ids) == sum(batch.lengths) == 512
         tokens += batch.tokens
         at = 0
@@ -147,17 +147,17 @@ def test_packing_keeps_documents_whole_and_fills_batches(tmp_path: Path) -> None
     assert tokens > 0.98 * batches * 512
     again = Packer(Stream([Source(data)], "", 7, 512), 512)
     for _ in range(5):
-        again.next()
+        again.step()
     state = json.loads(json.dumps(again.state()))
     third = Packer(Stream([Source(data)], "", 7, 512), 512)
     third.restore(state)
-    assert torch.equal(third.next().ids, again.next().ids)
+    assert torch.equal(third.step().batches[0].ids, again.step().batches[0].ids)
 
 
 def test_folders_are_mixed_by_weight(tmp_path: Path) -> None:
     a, b = shards(tmp_path / "a"), shards(tmp_path / "b", seed=1)
     stream = Stream([Source(a, 3.0), Source(b, 1.0)], "", 0, 512)
-    drawn = [stream.next()[0] for _ in range(400)]
+    drawn = [stream.next().folder for _ in range(400)]
     assert drawn.count(0) == 300
     assert source(f"{a}:2.5") == Source(a, 2.5) and source(str(a)) == Source(a)
 
@@ -170,7 +170,7 @@ def test_bad_data_is_told_in_a_sentence(tmp_path: Path) -> None:
     (data / "part-1.mask").write_bytes(b"")
     with pytest.raises(UserError, match="make the shard again"):
         Stream([Source(data)], "", 0, 512)
-    with pytest.raises(UserError, match="longer than the batch"):
+    with pytest.raises(UserError, match="longer than 4 tokens"):
         Stream([Source(shards(tmp_path / "long"))], "", 0, 4)
     for text in ("many", "", "0", "-3", "infM", "nank"):
         with pytest.raises(UserError, match="not an amount"):
@@ -198,20 +198,7 @@ def test_bad_options_are_told_before_the_work(
     assert k2(["train", "sft", "--data", str(data), *out, *options]) == 2
     err = capsys.readouterr().err
     assert says in err and err.count("\n") == 1
-    assert not (tmp_path / "run/state.pt").exists()
-
-
-def test_curve_is_drawn(tmp_path: Path) -> None:
-    pytest.importorskip("matplotlib")
-    from openk2.train.curve import draw
-
-    run(shards(tmp_path / "data"), tmp_path / "run", stage(tokens=3000, qat=0.4))
-    draw([tmp_path / "run"], tmp_path / "curve.png")
-    assert (tmp_path / "curve.png").stat().st_size > 10_000
-    with pytest.raises(UserError, match=r"name it \*\.png"):
-        draw([tmp_path / "run"], tmp_path / "curve.docs")
-    with pytest.raises(UserError, match=r"no metrics\.jsonl"):
-        draw([tmp_path / "data"], tmp_path / "curve.png")
+    assert not folders(tmp_path / "run")
 
 
 def test_parts_on_threads_give_the_gradient_of_the_whole(tmp_path: Path) -> None:
@@ -222,8 +209,8 @@ def test_parts_on_threads_give_the_gradient_of_the_whole(tmp_path: Path) -> None
     model = build(config, 0)
     model.dtype = torch.float32
     packer = Packer(Stream([Source(shards(tmp_path / "data"))], "", 0, 256), 256, 3)
-    batches = packer.step()
-    loss = Workers(3).gradients(model, batches)
+    batches = packer.step().batches
+    loss = Workers(3).gradients(model, batches, sum(len(batch.rows) for batch in batches))
     gradients = {name: p.grad for name, p in model.named_parameters()}
     model.zero_grad()
     ids = torch.cat([b.ids for b in batches])
