@@ -49,7 +49,7 @@ TOKENIZER = Path("openk2/weights/nano")
 CONTEXT = 1024  # tokens of a piece of text
 TEXT = {"wikipedia": 0.5, "python": 0.2, "pepys": 0.15, "passages": 0.15}  # shares of the text's tokens
 TRAIN_TOKENS, HELD_TOKENS = 1_800_000, 12_000  # of text; as many of trajectories
-BATCH, TOKENS, SHORT_TOKENS = 4096, 250_000, 175_000
+BATCH, TOKENS, SHORT_TOKENS = 4096, 250_000, 125_000
 SEEDS = (0, 1, 2)  # the grid used the first
 PAUSES = (24, 42)  # steps after which a run of 61 is evaluated: the end of the grid, and where the rate begins to fall
 
