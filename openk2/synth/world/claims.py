@@ -359,9 +359,24 @@ class SetsEach:
 
 
 @dataclass(frozen=True)
+class Frees:
+    """What a record holds of its pool is held no longer: the pool's `held` shrinks by the record's `amount`, and so does
+    its field `taken`, if there is one. `pool_field` of the record points to the pool.
+    """
+
+    entity: str
+    id_arg: str
+    pool: str
+    pool_field: str
+    amount: str
+    held: str
+    taken: str = ""
+
+
+@dataclass(frozen=True)
 class Expires:
-    """Every record whose time in `field` is past and whose `state` is one of `of` gets the state `to`; what it held
-    (`amount` field) goes back: `held` of the record of `pool` that `pool_field` points to shrinks by it.
+    """Every record whose time in `field` is past and whose `state` is one of `of` gets the state `to`, and what it holds
+    of its pool (as in `Frees`) is held no longer.
     """
 
     entity: str
@@ -369,6 +384,10 @@ class Expires:
     state: str
     of: tuple[str, ...]
     to: str
+    pool: str
+    pool_field: str
+    amount: str
+    held: str
 
 
 @dataclass(frozen=True)
@@ -444,6 +463,6 @@ Guard = (
     Needs | InState | Unique | AtMost | Unused | Enough | Room | Different | Same | Ahead | Ordered | FreeSlot
     | NotUnder | Linked | Policy
 )  # fmt: skip
-Effect = Creates | Removes | Sets | Adds | Copies | Absorbs | SetsEach | Expires | Unlinks | Notifies | Undoes
+Effect = Creates | Removes | Sets | Adds | Copies | Absorbs | SetsEach | Frees | Expires | Unlinks | Notifies | Undoes
 Shown = Shows | Lists | Computes
 Claim = Guard | Effect | Shown

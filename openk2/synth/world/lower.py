@@ -18,14 +18,16 @@ def lower(tool: Tool) -> t.Program:
     steps: list[t.Step] = []
     made = ""  # what the tool made, which it then shows
     output: t.Output | None = None
+    changed = False
     for claim in tool.claims:
         if output is not None:
             raise ValueError(f"{tool.name}: {claim} stands after the output")
         if isinstance(claim, c.Shown):
             output = _shown(claim, made)
             continue
-        if isinstance(claim, c.Guard) and any(isinstance(s, t.Effect) and not _books(s) for s in steps):
+        if isinstance(claim, c.Guard) and changed:
             raise ValueError(f"{tool.name}: the guard {claim} stands after an effect")
+        changed = changed or isinstance(claim, c.Effect)
         if isinstance(claim, c.Creates | c.Copies):
             made = "new"
         steps += _guard(claim, tool) if isinstance(claim, c.Guard) else _effect(claim, tool)
@@ -37,10 +39,6 @@ def lower(tool: Tool) -> t.Program:
 
 def bound(id_arg: str) -> str:
     return f"r_{id_arg}"
-
-
-def _books(step: t.Step) -> bool:
-    return isinstance(step, t.Insert) and step.entity == "call"
 
 
 def _it(field: str) -> t.Of:
@@ -211,9 +209,12 @@ def _effect(claim: c.Effect, tool: Tool) -> list[t.Step]:
             if only_field:
                 where = t.All((where, _in(_it(only_field), only)))
             return [t.Each("each", entity, where, (t.Update("each", _values((), values, "", "")),))]
-        case c.Expires(entity, field, state, of, to):
+        case c.Frees(_, id_arg, pool, pool_field, amount, held, taken):
+            return [_freed(bound(id_arg), pool, pool_field, amount, held, taken)]
+        case c.Expires(entity, field, state, of, to, pool, pool_field, amount, held):
             past = t.All((t.Test("<", _it(field), t.Now()), _in(_it(state), of)))
-            return [t.Each("each", entity, past, (t.Update("each", ((state, t.Const(to)),)),))]
+            freed = _freed("each", pool, pool_field, amount, held, "")
+            return [t.Each("each", entity, past, (freed, t.Update("each", ((state, t.Const(to)),))))]
         case c.Unlinks(link, left, left_arg, right, right_arg):
             pair = t.All((t.Test("==", _it(left), t.Arg(left_arg)), t.Test("==", _it(right), t.Arg(right_arg))))
             return [t.Each("each", link, pair, (t.Remove("each"),))]
@@ -229,6 +230,12 @@ def _effect(claim: c.Effect, tool: Tool) -> list[t.Step]:
         case c.Undoes(error):
             return [t.Undo(error)]
     raise ValueError(f"{claim} is no effect")
+
+
+def _freed(record: str, pool: str, pool_field: str, amount: str, held: str, taken: str) -> t.Effect:
+    """Of the pool that `record` points to: less by its amount is held (and there)."""
+    less = [(f, t.Calc("-", t.Of("pool", f), t.Of(record, amount))) for f in (held, taken) if f]
+    return t.Each("pool", pool, t.Test("==", _it("id"), t.Of(record, pool_field)), (t.Update("pool", tuple(less)),))
 
 
 def _values(args: c.Pairs, values: c.Values, mine: str, stamp: str) -> tuple[tuple[str, t.Expr], ...]:

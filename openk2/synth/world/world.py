@@ -114,7 +114,7 @@ def _misfit(p: Param, value: Any) -> str:
     kind = p.type.kind
     if not isinstance(value, _PYTHON[kind]) or (isinstance(value, bool) and kind != "flag"):
         return f"must be {_SAID[kind]}, not {value!r}"
-    if kind == "ids" and not all(isinstance(v, str) for v in list(value)):
+    if kind == "ids" and any(not isinstance(v, str) for v in value):  # pyright: ignore[reportGeneralTypeIssues]
         return "must be a list of ids"
     if kind == "choice" and value not in p.type.values:
         return f"must be one of {', '.join(p.type.values)}, not {value!r}"
