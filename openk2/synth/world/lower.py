@@ -10,7 +10,7 @@ from openk2.synth.world import tree as t
 from openk2.synth.world.spec import Tool
 
 _DAY = 1440
-_PARENTS = 6  # a tree is at most so deep: guards against cycles look so far up
+_PARENTS = 3  # guards against cycles look so far up
 
 
 def lower(tool: Tool) -> t.Program:

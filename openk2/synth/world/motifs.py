@@ -278,7 +278,7 @@ def nest(draft: Draft, entity: str) -> bool:
 def ledger(draft: Draft, entity: str) -> bool:
     """Entries that are only ever added; each moves a balance that must not fall below zero nor rise above a limit."""
     field = draft.field(entity, Field("balance", Type("money"), 2_000, 60_000))
-    limit = draft.field(entity, Field("balance_limit", Type("money"), 70_000, 120_000))
+    limit = draft.field(entity, Field("balance_limit", Type("money"), start=100_000, fixed=True))
     entry = draft.entity(f"{entity}_entry"[:40], [
         Field(f"{entity}_id", Type("id", entity)), Field("amount", Type("money"), 100, 900),
         Field("kind", Type("choice", values=("charge", "credit"))), Field("posted_by", Type("id", "user")),

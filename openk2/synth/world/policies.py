@@ -36,7 +36,10 @@ def owner(draft: Draft, tool: Tool) -> Tool | None:
 
 
 def role(draft: Draft, tool: Tool) -> Tool | None:
-    return _with(tool, c.Role(draft.roles[draft.rng.randint(1, len(draft.roles) - 1) :]), first=True)
+    allowed = draft.roles[draft.rng.randint(1, len(draft.roles) - 1) :]
+    if any(isinstance(claim, c.Owner) and (claim.or_role,) == allowed for claim in tool.claims):
+        return None  # whoever may call at all would be free of the owner's rule
+    return _with(tool, c.Role(allowed), first=True)
 
 
 def hours(draft: Draft, tool: Tool) -> Tool | None:
@@ -46,8 +49,8 @@ def hours(draft: Draft, tool: Tool) -> Tool | None:
 
 def deadline(draft: Draft, tool: Tool) -> Tool | None:
     target = _target(tool)
-    times = draft.of_kind(target.entity, "time") if target else []
-    if target is None or not times:
+    times = [f for f in draft.of_kind(target.entity, "time") if not f.fixed] if target else []
+    if target is None or not times or any(isinstance(claim, c.Deadline) for claim in tool.claims):
         return None
     minutes = draft.rng.choice((-43200, -20160, -10080, -1440, 60))
     return _with(tool, c.Deadline(target.entity, target.id_arg, draft.rng.choice(times).name, minutes))
@@ -117,7 +120,7 @@ def alive(draft: Draft, tool: Tool) -> Tool:
 def notice(draft: Draft, tool: Tool) -> Tool | None:
     """Watchers of the record are told."""
     target, known = _target(tool), draft.fields.get("watch")
-    if target is None or known is None or known["record"].type.of != target.entity:
+    if target is None or known is None or known["record"].type.of != target.entity or tool.motif == "subscribe":
         return None
     told = c.Notifies(target.entity, target.id_arg, tool.name)
     return dataclasses.replace(tool, claims=(*tool.claims[:-1], told, tool.claims[-1]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import random
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -21,12 +22,10 @@ Fault = Callable[[str, dict[str, Any]], str | None]  # (tool, arguments) -> what
 class World:
     """A spec, its compiled tools, and one state. Raises nothing on a bad call: it answers as an API would."""
 
-    def __init__(self, spec: WorldSpec, seed: int = 0, programs: Mapping[str, Program] | None = None) -> None:
-        """`programs` take the place of what the tools' claims say (mutants)."""
+    def __init__(self, spec: WorldSpec, seed: int = 0) -> None:
         self.spec = spec
         self.tools = {tool.name: tool for tool in spec.tools}
-        programs = {tool.name: lower(tool) for tool in spec.tools} | dict(programs or {})
-        self._functions: dict[str, Function] = {name: compile_program(name, p) for name, p in programs.items()}
+        self._functions: dict[str, Function] = {t.name: compile_program(t.name, lower(t)) for t in spec.tools}
         self._undoes = {tool.name for tool in spec.tools if any(isinstance(claim, Undoes) for claim in tool.claims)}
         self.fault: Fault | None = None
         self.reset(seed)
@@ -36,6 +35,13 @@ class World:
         self.fault = None
         self.state = State(self.spec, seed)
         populate(self, random.Random(f"{self.spec.name} {self.spec.seed} {seed}"))
+
+    def with_programs(self, programs: Mapping[str, Program]) -> World:
+        """The same world in the same state, where these tools do something else (mutants)."""
+        twin = copy.copy(self)
+        twin._functions = self._functions | {name: compile_program(name, p) for name, p in programs.items()}
+        twin.restore(self.state)
+        return twin
 
     def become(self, user: str) -> None:
         """Calls are made by this user (an id of entity `user`) from now on."""
