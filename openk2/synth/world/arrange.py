@@ -57,7 +57,9 @@ def holds(claim: c.Guard, s: Situation) -> bool:
             return s.record(entity, id_arg) is not None
         case c.Unique(entity, field, arg, scope):
             rows = s.table(entity).values()
-            return not any(r[field] == args[arg] and (not scope or r[scope] == args[scope]) for r in rows if arg in args)
+            return not any(
+                r[field] == args[arg] and (not scope or r[scope] == args[scope]) for r in rows if arg in args
+            )
         case c.AtMost(entity, n, per):
             return sum(not per or r[per] == me["id"] for r in s.table(entity).values()) < n
         case c.Different(arg, other):
@@ -185,7 +187,9 @@ def arrange(claim: c.Guard, s: Situation, pass_: bool) -> None:
             for r in list(s.table("call").values()):
                 del s.table("call")[r["id"]]
             for i in range(n - 1 if pass_ else n):
-                s.add("call", tool=tool, by=me["id"], at=s.now - (minutes - 1 if i == 0 else rng.randint(1, minutes - 1)))
+                s.add(
+                    "call", tool=tool, by=me["id"], at=s.now - (minutes - 1 if i == 0 else rng.randint(1, minutes - 1))
+                )
             s.add("call", tool=tool, by=me["id"], at=s.now - minutes)  # just outside
             if others := s.users():
                 s.add("call", tool=tool, by=rng.choice(others), at=s.now - 1)
@@ -370,7 +374,9 @@ def _slot(claim: c.FreeSlot, s: Situation, pass_: bool) -> None:
     s.add(claim.entity, **{claim.place: place, claim.start: start - 60, claim.end: start + (over == 0)}, **state)
     s.add(claim.entity, **{claim.place: place, claim.start: end - (over == 1), claim.end: end + 60}, **state)
     if claim.open_field:
-        closed = [v for v in s.spec.entity(claim.entity).field(claim.open_field).type.values if v not in claim.open_values]
+        closed = [
+            v for v in s.spec.entity(claim.entity).field(claim.open_field).type.values if v not in claim.open_values
+        ]
         if closed:
             s.add(claim.entity, **{claim.place: place, claim.start: start, claim.end: end, claim.open_field: closed[0]})
     others = [key for key in s.table(s.tool.param(claim.place_arg).type.of) if key != place]

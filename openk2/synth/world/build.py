@@ -16,7 +16,7 @@ from openk2.synth.world.spec import WorldSpec
 from openk2.synth.world.tree import Field, Type
 
 NOUNS = (2, 4)  # of a world
-_FIELDS = 8  # of an entity, before motifs
+_FIELDS = 14  # of an entity, before motifs
 _MOTIFS = (3, 6)
 _LEAST_TOOLS = 8
 _SAME_VERB = 9  # tools of one kind (get, list, ...) in a world at most

@@ -30,7 +30,8 @@ def _number(draft: Draft, entity: str, default: str = "units") -> str:
 
 
 def _few(draft: Draft, entity: str, n: int = 3) -> tuple[str, ...]:
-    return tuple(draft.fields[entity])[:n]
+    """The first fields of an entity, `n` or up to three more: services differ in how much they show."""
+    return tuple(draft.fields[entity])[: n + draft.rng.randint(0, 3)]
 
 
 def transfer(draft: Draft, entity: str) -> bool:

@@ -27,7 +27,9 @@ class State:
 
     def __init__(self, spec: WorldSpec, seed: int) -> None:
         self.tables: dict[str, dict[str, Record]] = {entity.name: {} for entity in spec.entities}
-        self._blank = {entity.name: {f.name: f.start if f.fixed else None for f in entity.fields} for entity in spec.entities}
+        self._blank = {
+            entity.name: {f.name: f.start if f.fixed else None for f in entity.fields} for entity in spec.entities
+        }
         self._salt = f"{spec.name}/{seed}"
         self._made: dict[str, int] = {}
         self.now = 0

@@ -37,7 +37,7 @@ TO_STATE: dict[str, tuple[str, ...]] = {
     "upgrade": ("upgrading",), "rollback": ("rolled_back",), "reopen": ("open", "active"), "flag": ("flagged",),
 }  # fmt: skip
 _FIRST = ("pending", "creating", "draft", "new", "open", "active", "enabled", "available", "created", "requested")
-_MOST_PARAMS = 7
+_MOST_PARAMS = 10
 
 
 def fields_of(slots: tuple[Slot, ...], names: set[str], most: int) -> list[Field]:
@@ -164,7 +164,8 @@ def _delete(draft: Draft, operation: Operation) -> bool:
     if users:
         by, by_field = draft.rng.choice(users)
         claims.append(c.Unused(entity, target.name, by, by_field, _error(operation, "ResourceInUseException", "inuse")))
-    claims += [c.Removes(entity, target.name), c.Shows(entity, target.name, _shown(draft, entity, 1))]
+    shown = _shown(draft, entity, draft.rng.randint(1, 4))
+    claims += [c.Removes(entity, target.name), c.Shows(entity, target.name, shown)]
     draft.tool(operation.name, operation.doc, [target], claims, "delete", operation.source)
     return True
 
@@ -173,7 +174,7 @@ def _get(draft: Draft, operation: Operation) -> bool:
     entity = operation.noun
     target = id_param(entity)
     named = tuple(name for name in operation.outputs if name in draft.fields[entity])
-    shown = named if len(named) >= 3 else _shown(draft, entity, 9)
+    shown = named if len(named) >= 3 else _shown(draft, entity, draft.rng.randint(6, 14))
     claims = [c.Needs(entity, target.name, _not_found(operation)), c.Shows(entity, target.name, shown)]
     draft.tool(operation.name, operation.doc, [target], claims, "get", operation.source)
     return True
@@ -186,7 +187,7 @@ def _list(draft: Draft, operation: Operation) -> bool:
     choices = [f for f in draft.of_kind(entity, "choice", "id") if f not in fields]
     if not fields and choices:
         fields = [draft.rng.choice(choices)]
-    fields = fields[:3]
+    fields = fields[:4]
     params, filters = [], []
     for f in fields:
         params.append(Param(f.name, f.type, f"Only those with this {f.name.replace('_', ' ')}.", False))
@@ -196,7 +197,8 @@ def _list(draft: Draft, operation: Operation) -> bool:
         params += _page()
     numbers = draft.of_kind(entity, "int", "time", "money")
     sort = draft.rng.choice(numbers).name if numbers and draft.chance(0.5) else "id"
-    claims = [c.Lists(entity, _shown(draft, entity, 4), tuple(filters), sort, draft.chance(0.5), paged)]
+    shown = _shown(draft, entity, draft.rng.randint(3, 7))
+    claims = [c.Lists(entity, shown, tuple(filters), sort, draft.chance(0.5), paged)]
     draft.tool(operation.name, operation.doc, params, claims, "list", operation.source)
     return True
 
