@@ -5,6 +5,7 @@ A plan is found in a state that is made for it, and is kept only if its executio
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -18,6 +19,7 @@ from openk2.synth.world.state import Record, State
 from openk2.synth.world.world import Result, World
 
 _TRIES = 12
+SLACK = 400  # minutes for which what is possible stays possible
 
 
 @dataclass
@@ -72,7 +74,7 @@ def make_plan(world: World, rng: random.Random, goals: int, depth: int) -> Plan 
 def _goal(world: World, rng: random.Random, tool: Tool, state: State, depth: int) -> tuple[State, list[Call]] | None:
     """(the state made for it, the calls) of one wanted call, by the same caller as before."""
     for _ in range(_TRIES):
-        s = situation(world, tool, state, rng)
+        s = situation(world, tool, state, rng, slack=SLACK)
         if s is None:
             return None
         if s.state.me != state.me or s.state.now != state.now:
@@ -198,23 +200,21 @@ def necessary(world: World, plan: Plan) -> bool:
 
 def outcome(start: State, end: State) -> str:
     """What is different at the end, ids of new records and times of day left out: equal for all ways to one goal."""
-    import json
-
     hidden = {"call"}
     out: dict[str, Any] = {}
     for entity, table in end.tables.items():
         if entity in hidden:
             continue
         old = start.tables[entity]
-        changed = {k: _timeless(r, old[k]) for k, r in table.items() if k in old and r != old[k]}
-        made = sorted(json.dumps(_timeless({**r, "id": ""}, {}), sort_keys=True) for k, r in table.items() if k not in old)
+        during = range(start.now + 1, end.now + 1)
+        changed = {k: _timeless(r, during) for k, r in table.items() if k in old and r != old[k]}
+        made = sorted(json.dumps(_timeless({**r, "id": ""}, during), sort_keys=True) for k, r in table.items() if k not in old)
         gone = sorted(old.keys() - table.keys())
         if changed or made or gone:
             out[entity] = [changed, made, gone]
     return json.dumps(out, sort_keys=True)
 
 
-def _timeless(record: Record, before: Record) -> Record:
-    """Stamps of the clock depend on how many calls were made before; a version on how often it was changed."""
-    stamps = {k for k in record if k.endswith(("_at", "time", "date")) and record[k] != before.get(k)}
-    return {k: ("set" if k in stamps and record[k] is not None else v) for k, v in record.items() if k != "version"}
+def _timeless(record: Record, during: range) -> Record:
+    """Stamps of the clock depend on how many calls were made before; a version on how often the record was changed."""
+    return {k: "now" if isinstance(v, int) and v in during else v for k, v in record.items() if k != "version"}

@@ -23,6 +23,7 @@ class Situation:
     def __init__(self, spec: WorldSpec, tool: Tool, state: State, rng: random.Random) -> None:
         self.spec, self.tool, self.rng = spec, tool, rng
         self.state = state.copy()
+        self.slack = 0  # minutes for which guards should go on to hold
         self.args: dict[str, Any] = {}
         for p in tool.params:
             value = draw_value(p, self.state, rng)
@@ -124,6 +125,15 @@ def _holds_of(claim: c.Guard, record: Record, s: Situation) -> bool:
     raise ValueError(f"{claim} is no guard of a record")
 
 
+def _lasts(claim: c.Guard, s: Situation) -> bool:
+    """Whether a guard that holds will hold for `slack` minutes more."""
+    s.state.now += s.slack
+    try:
+        return holds(claim, s)
+    finally:
+        s.state.now -= s.slack
+
+
 def _overlaps(claim: c.FreeSlot, r: Record, args: dict[str, Any]) -> bool:
     if claim.open_field and r[claim.open_field] not in claim.open_values:
         return False
@@ -139,6 +149,8 @@ def arrange(claim: c.Guard, s: Situation, pass_: bool) -> None:
     It may fail where another choice would do; the caller looks with `holds`, and tries again.
     """
     args, rng, me = s.args, s.rng, s.state.me
+    if pass_ and s.slack and holds(claim, s) and _lasts(claim, s):
+        return
     match claim:
         case c.Needs(entity, id_arg):
             known = list(s.table(entity))
@@ -158,9 +170,9 @@ def arrange(claim: c.Guard, s: Situation, pass_: bool) -> None:
             others = [key for key in s.table(param.type.of) if key != args[arg]]
             args[other] = (rng.choice(others) if others else s.add(param.type.of)["id"]) if pass_ else args[arg]
         case c.Ahead(arg):
-            args[arg] = s.now + (1 if pass_ else 0)
+            args[arg] = s.now + (1 + s.slack if pass_ else 0)
         case c.Ordered(arg, other):
-            args[other] = args[arg] + (1 if pass_ else 0)
+            args[other] = args[arg] + ((1 if not s.slack else rng.choice((30, 60, 90, 120))) if pass_ else 0)
         case c.FreeSlot():
             _slot(claim, s, pass_)
         case c.Linked(link, left, left_arg, right, right_arg, present):
@@ -258,7 +270,7 @@ def _arrange_of(claim: c.Guard, record: Record, s: Situation, pass_: bool) -> No
                 if me["role"] == or_role:
                     _become(s, [role for role in _roles(s) if role != or_role], record[field])
         case c.Deadline(_, _, field, minutes):
-            record[field] = s.now + minutes - (0 if pass_ else 1)
+            record[field] = s.now + minutes + (s.slack if pass_ else -1 - s.slack)
             if pass_ and rng.random() < 0.2:
                 record[field] = None
         case c.Approved(_, _, n):

@@ -99,4 +99,4 @@ def _overlay(draft: Draft) -> None:
             if draft.chance(share):
                 draft.tools[name] = overlay(draft, draft.tools[name]) or draft.tools[name]
     for name, tool in draft.tools.items():
-        draft.tools[name] = policies.alive(draft, tool)
+        draft.tools[name] = policies.visible(draft, policies.alive(draft, tool))

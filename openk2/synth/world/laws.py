@@ -44,15 +44,20 @@ def _guards(tool: Tool) -> list[c.Guard]:
     return [claim for claim in tool.claims if isinstance(claim, c.Guard)]
 
 
-def situation(world: World, tool: Tool, start: State, rng: random.Random) -> Situation | None:
-    """One in which every guard of the tool holds, or None."""
+def situation(world: World, tool: Tool, start: State, rng: random.Random, slack: int = 0) -> Situation | None:
+    """One in which every guard of the tool holds, or None.
+
+    With `slack` it is one for a task: the caller stays who it is, what holds already is left as it is, and everything
+    holds for so many minutes more. Without, guards just hold: the situations of tests.
+    """
     for _ in range(_TRIES):
         s = Situation(world.spec, tool, start, rng)
-        people = list(s.table("user").values())
-        record = rng.choice(people)
-        s.state.me = {"id": record["id"], "role": record["role"]}
+        s.slack = slack
+        if not slack:
+            record = rng.choice(list(s.table("user").values()))
+            s.state.me = {"id": record["id"], "role": record["role"]}
         for claim in tool.claims:
-            if isinstance(claim, c.Effect):
+            if isinstance(claim, c.Effect) and not (slack and isinstance(claim, c.Unlinks)):
                 provide(claim, s)
         for _ in range(2):  # a guard may undo what one before it needs
             for claim in _guards(tool):

@@ -57,7 +57,7 @@ def deadline(draft: Draft, tool: Tool) -> Tool | None:
 
 
 def ceiling(draft: Draft, tool: Tool) -> Tool | None:
-    numbers = [p for p in tool.params if p.type.kind in ("int", "money") and p.required]
+    numbers = [p for p in tool.params if p.type.kind in ("int", "money") and p.required and p.name != "expected_version"]
     if not numbers:
         return None
     return _with(tool, c.Ceiling(numbers[0].name, draft.rng.choice((5, 8, 10, 20)), draft.roles[-1:]), first=True)
@@ -84,6 +84,8 @@ def version(draft: Draft, tool: Tool) -> Tool | None:
     changed = [x for x in tool.claims if isinstance(x, c.Sets)]
     if target is None or not changed or changed[0].entity != target.entity:
         return None
+    if not any(t.motif == "get" and t.claims[-1].entity == target.entity for t in draft.tools.values()):  # pyright: ignore
+        return None  # nobody could read it
     field = draft.field(target.entity, Field("version", Type("int"), start=1, fixed=True))
     param = Param("expected_version", Type("int"), "The version that was read before.")
     return _with(tool, c.Version(target.entity, target.id_arg, field, param.name), params=(param,))
@@ -115,6 +117,15 @@ def alive(draft: Draft, tool: Tool) -> Tool:
         claims.insert(claims.index(need) + 1, c.Alive(need.entity, need.id_arg, "deleted_at", need.error))
         tool = dataclasses.replace(tool, claims=tuple(claims))
     return tool
+
+
+def visible(draft: Draft, tool: Tool) -> Tool:
+    """What rules look at can be read: `get` shows the owner and the version of a record."""
+    shown = tool.claims[-1]
+    if tool.motif != "get" or not isinstance(shown, c.Shows):
+        return tool
+    more = [f for f in ("owner_id", "version") if f in draft.fields[shown.entity] and f not in shown.fields]
+    return dataclasses.replace(tool, claims=(*tool.claims[:-1], dataclasses.replace(shown, fields=(*shown.fields, *more))))
 
 
 def notice(draft: Draft, tool: Tool) -> Tool | None:

@@ -160,7 +160,7 @@ _IGNORED = {
 
 
 def _slot(key: str, member: dict[str, Any], shapes: dict[str, Any], required: bool) -> Slot | None:
-    name, shape = snake(key), shapes[member["shape"]]
+    name, shape = snake(key).replace("error", "failure"), shapes[member["shape"]]  # results have `error` for refusals
     kind = _PLAIN.get(shape["type"])
     many = shape["type"] == "list" and shapes[shape["member"]["shape"]]["type"] == "string"
     if name in _IGNORED or not (kind or many) or member.get("idempotencyToken"):
@@ -227,7 +227,7 @@ def _mcp_slots(shape: dict[str, Any]) -> Iterator[Slot]:
         items = value.get("items")
         if value.get("type") == "array" and isinstance(items, dict) and items.get("type") == "string":
             kind = "ids"
-        name = snake(key)
+        name = snake(key).replace("error", "failure")
         if kind is None or not name or name in _IGNORED:
             continue
         values = tuple(sorted({snake(str(v)) for v in value.get("enum") or () if snake(str(v))}))

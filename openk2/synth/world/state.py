@@ -139,6 +139,18 @@ class State:
         twin._journal, twin._changes = list(self._journal), []
         return twin
 
+    def to_json(self) -> Record:
+        """All that decides what calls do from here on; there is nothing to undo and no key to repeat."""
+        return {"tables": self.tables, "now": self.now, "me": self.me, "made": self._made, "salt": self._salt}
+
+    @classmethod
+    def from_json(cls, spec: WorldSpec, data: Record) -> State:
+        """Raises KeyError or TypeError for what is no state of this world."""
+        state = cls(spec, 0)
+        state.tables = {e: {k: dict(r) for k, r in data["tables"][e].items()} for e in state.tables}
+        state.now, state.me, state._made, state._salt = data["now"], dict(data["me"]), dict(data["made"]), data["salt"]
+        return state
+
     def digest(self) -> str:
         """A hash of all records (not of the clock, nor of the order in which they were made)."""
         text = json.dumps(self.tables, sort_keys=True, separators=(",", ":"))

@@ -28,6 +28,7 @@ class World:
         self._functions: dict[str, Function] = {t.name: compile_program(t.name, lower(t)) for t in spec.tools}
         self._undoes = {tool.name for tool in spec.tools if any(isinstance(claim, Undoes) for claim in tool.claims)}
         self.fault: Fault | None = None
+        self.kept: dict[int, State] = {}  # first states that were made before
         self.reset(seed)
 
     def reset(self, seed: int) -> None:
