@@ -94,7 +94,9 @@ class Episode:
         return self._record()
 
     def _closing(self) -> str:
-        return self.rng.choice(("That is done. I report it.", "It worked; I say what changed.", "The result is there. I answer."))
+        return self.rng.choice(
+            ("That is done. I report it.", "It worked; I say what changed.", "The result is there. I answer.")
+        )
 
     def _fulfil(self, wish: list[Call]) -> str:
         target = wish[-1]
@@ -160,7 +162,9 @@ class Episode:
             if isinstance(claim, c.Version):
                 version = self.world.state.tables[claim.entity][args[claim.id_arg]][claim.field]
                 args[claim.arg] = version
-                reader = next((t for t in self.world.spec.tools if t.name in self.task.tools and _shows(t, claim)), None)
+                reader = next(
+                    (t for t in self.world.spec.tools if t.name in self.task.tools and _shows(t, claim)), None
+                )
                 if reader is None:
                     raise RuntimeError(f"no tool shows the version of {claim.entity}")
                 else:
@@ -196,7 +200,9 @@ class Episode:
                     told.append(f"{said(f.name)} {self.voice.value(result[f.name], f.type)}")
             told = told[:3]
             record = f"The {said(shown.entity)} ({result['id']})"
-            return sentence(f"{record}: {tool.name.replace('_', ' ')} is done; {', '.join(told)}" if told else f"{record} is done")
+            return sentence(
+                f"{record}: {tool.name.replace('_', ' ')} is done; {', '.join(told)}" if told else f"{record} is done"
+            )
         if "value" in result:
             return f"Done: {said(tool.name)}. The count is now {result['value']}."
         return f"Done: {said(tool.name)}. {result.get('total', 0)} records remain in the list."

@@ -58,7 +58,9 @@ def make_plan(world: World, rng: random.Random, goals: int, depth: int) -> Plan 
     try:
         state = before.copy()
         calls: list[Call] = []
-        tools = [tool for tool in world.spec.tools if not tool.reads and tool.motif not in ("undo", "expire", "approve")]
+        tools = [
+            tool for tool in world.spec.tools if not tool.reads and tool.motif not in ("undo", "expire", "approve")
+        ]
         for _ in range(goals * 2):
             made = _goal(world, rng, rng.choice(tools), state, depth) if tools else None
             if made is not None:
@@ -208,7 +210,9 @@ def outcome(start: State, end: State) -> str:
         old = start.tables[entity]
         during = range(start.now + 1, end.now + 1)
         changed = {k: _timeless(r, during) for k, r in table.items() if k in old and r != old[k]}
-        made = sorted(json.dumps(_timeless({**r, "id": ""}, during), sort_keys=True) for k, r in table.items() if k not in old)
+        made = sorted(
+            json.dumps(_timeless({**r, "id": ""}, during), sort_keys=True) for k, r in table.items() if k not in old
+        )
         gone = sorted(old.keys() - table.keys())
         if changed or made or gone:
             out[entity] = [changed, made, gone]

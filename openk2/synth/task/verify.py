@@ -49,7 +49,11 @@ def _problems(record: Trajectory, world: World) -> list[str]:
                 name = call["function"]["name"]
                 if name not in offered:
                     out.append(f"{name} is none of the agent's tools")
-                out += [f"{name} was called with the id {key}, which nobody had shown" for key in _ids(arguments) if key not in seen]
+                out += [
+                    f"{name} was called with the id {key}, which nobody had shown"
+                    for key in _ids(arguments)
+                    if key not in seen
+                ]
                 pending[call["id"]] = {"name": name, "arguments": arguments}
             if not message.get("tool_calls"):
                 answers.append(content)
@@ -108,4 +112,6 @@ def _part_of_a_time(number: str, seen: str) -> bool:
 
 
 def _declines(answer: str) -> bool:
-    return bool(re.search(r"\b(could not|cannot|can't|not possible|impossible|not allowed|was refused|unable)\b", answer, re.I))
+    return bool(
+        re.search(r"\b(could not|cannot|can't|not possible|impossible|not allowed|was refused|unable)\b", answer, re.I)
+    )

@@ -57,7 +57,9 @@ def deadline(draft: Draft, tool: Tool) -> Tool | None:
 
 
 def ceiling(draft: Draft, tool: Tool) -> Tool | None:
-    numbers = [p for p in tool.params if p.type.kind in ("int", "money") and p.required and p.name != "expected_version"]
+    numbers = [
+        p for p in tool.params if p.type.kind in ("int", "money") and p.required and p.name != "expected_version"
+    ]
     if not numbers:
         return None
     return _with(tool, c.Ceiling(numbers[0].name, draft.rng.choice((5, 8, 10, 20)), draft.roles[-1:]), first=True)
@@ -125,7 +127,9 @@ def visible(draft: Draft, tool: Tool) -> Tool:
     if tool.motif != "get" or not isinstance(shown, c.Shows):
         return tool
     more = [f for f in ("owner_id", "version") if f in draft.fields[shown.entity] and f not in shown.fields]
-    return dataclasses.replace(tool, claims=(*tool.claims[:-1], dataclasses.replace(shown, fields=(*shown.fields, *more))))
+    return dataclasses.replace(
+        tool, claims=(*tool.claims[:-1], dataclasses.replace(shown, fields=(*shown.fields, *more)))
+    )
 
 
 def notice(draft: Draft, tool: Tool) -> Tool | None:
