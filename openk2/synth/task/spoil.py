@@ -157,20 +157,24 @@ SPOILS: dict[str, Spoil] = {
 
 
 def alternative(record: Trajectory, world: World, rng: random.Random) -> Trajectory | None:
-    """Another valid way to the same end: one reading call more, or a call that is refused and then left."""
+    """Another valid way to the same end: a look more before the last answer, or without a call that was refused."""
     record = copy.deepcopy(record)
     start = State.from_json(world.spec, record["proof"]["start"])
-    world.restore(start)
     offered = [t["function"]["name"] for t in record["tools"]]
     tools = [t for name in offered if (t := world.tools[name]).reads and not any(p.required for p in t.params)]
-    places = [i for i in range(2, len(record["messages"])) if record["messages"][i]["role"] == "assistant"]
-    if not tools or not places:
+    m = record["messages"]
+    failed = [i for i in _calls(record) if "error" in json.loads(m[i + 1]["content"]) and not record["proof"]["refused"]]
+    if failed and not any("time" in str(x.get("content")) or "day " in str(x.get("content")) for x in m[2:]):
+        at = rng.choice(failed)  # the clock is a minute earlier then: only where no time is told
+        del m[at : at + 2]
+    elif tools:
+        tool = rng.choice(tools)
+        call = {"id": f"functions.{tool.name}:look", "type": "function", "function": {"name": tool.name, "arguments": "{}"}}
+        m[-1:-1] = [
+            {"role": "assistant", "content": "", "reasoning_content": "I look again.", "tool_calls": [call]},
+            {"role": "tool", "content": "", "tool_call_id": call["id"]},
+        ]
+    else:
         return None
-    at, tool = rng.choice(places), rng.choice(tools)
-    call = {"id": f"functions.{tool.name}:look", "type": "function", "function": {"name": tool.name, "arguments": "{}"}}
-    record["messages"][at:at] = [
-        {"role": "assistant", "content": "", "reasoning_content": "I look first.", "tool_calls": [call]},
-        {"role": "tool", "content": "", "tool_call_id": call["id"]},
-    ]
     _replayed(record, world)
     return record if outcome(start, world.state) == record["proof"]["goal"] else None

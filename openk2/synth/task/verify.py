@@ -39,7 +39,6 @@ def _problems(record: Trajectory, world: World) -> list[str]:
     out: list[str] = []
     seen = ""
     pending: dict[str, Mapping[str, Any]] = {}
-    refused_last = ""
     answers: list[str] = []
     for message in record["messages"]:
         role, content = message["role"], message.get("content") or ""
@@ -65,7 +64,6 @@ def _problems(record: Trajectory, world: World) -> list[str]:
             result = world.call(call["name"], dict(call["arguments"]))
             if json.loads(content) != result:
                 out.append(f"{call['name']} gives something else than the record says")
-            refused_last = result.get("error", {}).get("code", "")
         seen += "\n" + content
     world.fault = None
     if pending:
@@ -78,7 +76,7 @@ def _problems(record: Trajectory, world: World) -> list[str]:
         out.append("there is no answer at the end")
     elif proof["refused"] and not _declines(answers[-1]):
         out.append("an impossible wish is said to be done")
-    elif not proof["refused"] and (_declines(answers[-1]) or refused_last):
+    elif not proof["refused"] and _declines(answers[-1]):
         out.append("a wish that can be fulfilled is said to be impossible")
     return out
 

@@ -49,6 +49,7 @@ class Operation:
     errors: tuple[str, ...]
     doc: str
     source: str
+    shape: str = ""  # verb and types, all names left out (`signature.shape`)
 
 
 @dataclass
@@ -122,6 +123,7 @@ def read_botocore(name: str, model: dict[str, Any]) -> Api:
                 outputs=tuple(slot.name for slot in outputs),
                 errors=tuple(error["shape"] for error in operation.get("errors", ())),
                 doc=first_sentence(operation.get("documentation", "")), source=f"{name}.{raw_name}",
+                shape=_shape(words[0], operation, shapes),
             )
         )  # fmt: skip
         if words[0] in ("create", "put", "register", "update", "add", "start", "request"):
@@ -135,6 +137,20 @@ def read_botocore(name: str, model: dict[str, Any]) -> Api:
             if match:
                 slots |= {slot.name: slot for slot in _members(shapes, match) if slot.name not in slots}
     return _linked(api, found)
+
+
+def _shape(verb: str, operation: dict[str, Any], shapes: dict[str, Any]) -> str:
+    """Verb, typed inputs (whether required, how many choices) and typed outputs of a real operation."""
+
+    def typed(key: str) -> list[str]:
+        shape = shapes.get((operation.get(key) or {}).get("shape"), {})
+        need = shape.get("required", ())
+        return sorted(
+            f"{(m := shapes[member['shape']])['type']}{len(m.get('enum', ())) or ''}{'' if name in need else '?'}"
+            for name, member in shape.get("members", {}).items()
+        )
+
+    return f"{verb}({','.join(typed('input'))}) -> {','.join(typed('output'))}"
 
 
 def _members(shapes: dict[str, Any], name: str | None) -> list[Slot]:
@@ -254,7 +270,7 @@ def _linked(api: Api, found: dict[str, dict[str, Slot]]) -> Api:
     api.operations = [
         Operation(
             o.name, o.verb, o.noun, o.plural, tuple(s for slot in o.inputs if (s := _referring(slot, "", nouns))),
-            o.outputs, o.errors, o.doc, o.source,
+            o.outputs, o.errors, o.doc, o.source, o.shape,
         )
         for o in api.operations
     ]  # fmt: skip

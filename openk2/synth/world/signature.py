@@ -1,8 +1,8 @@
 """When are two tools the same? Signatures after renaming, and fingerprints of what tools do.
 
 Three measures, from coarse to fine:
-- `shape`: verb class, types of the arguments, types of what is given back: the measure on which botocore's operations are
-  47% distinct, so that ours and the real ones stand on one scale;
+- `shape`: verb, types of the arguments, types of what is given back; `schemas.Operation.shape` is the same of a real
+  operation, so that ours and AWS's stand on one scale;
 - `effects`: what is read, guarded, changed, given back and which errors there are, every name replaced by its number of
   first occurrence;
 - `fingerprint`: what comes out of calls in states made for the tool: results and changes, names and ids replaced.
@@ -26,7 +26,7 @@ _ROUNDS = 6  # calls of a fingerprint
 
 
 def shape(spec: WorldSpec, tool: Tool) -> str:
-    """Motif, typed arguments (sorted), typed output."""
+    """Verb, typed arguments (sorted; whether required, how many choices), types of what is given back."""
     inputs = sorted(f"{p.type.kind}{len(p.type.values) or ''}{'' if p.required else '?'}" for p in tool.params)
     output = lower(tool).output
     match output:
@@ -36,7 +36,7 @@ def shape(spec: WorldSpec, tool: Tool) -> str:
             shown = f"{type(output).__name__}({','.join(kinds)})"
         case _:
             shown = type(output).__name__
-    return f"{tool.motif}({','.join(inputs)}) -> {shown}"
+    return f"{tool.name.split('_')[0]}({','.join(inputs)}) -> {shown}"
 
 
 def effects(spec: WorldSpec, tool: Tool) -> str:
