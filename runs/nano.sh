@@ -28,5 +28,5 @@ k2 synth copying --tokenizer "$out/tokenizer" --out "$out/copying3" --tokens 160
 train --data "$out/trajectories3:1" --data "$out/copying3:0.22" --init "$out/stage2" --out "$out/stage3" --tokens 21.3M --batch 8192 --lr 4e-3 --warmup 0.02 --decay 0.6 --qat-fraction 0.4
 
 k2 model export "$out/stage3" "$out/model" --tokenizer "$out/tokenizer" --profile openk2/weights/nano/openk2.json
-k2 train curve "$out/stage1" "$out/stage2" "$out/stage3" --out "$out/curve.png"
+k2 train report "$out/stage1" "$out/stage2" "$out/stage3" --out "$out/report.html"
 k2 eval all --model "$out/model" --data "$data" --out "$out/eval"

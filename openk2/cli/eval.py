@@ -20,13 +20,14 @@ def command(
     suite: tuple[str, ...], model: str | None, base_url: str | None, data: Path | None, count: int, seed: int,
     processes: int, out: Path | None,
 ) -> None:  # fmt: skip
-    """Run suites (or `all`) and report shares with 95% intervals."""
+    """Run suites (`all`, or `first`: all that begin with it) and report shares with 95% intervals."""
     from openk2.agent.setup import Setup
     from openk2.evals.run import STEPS, evaluate
     from openk2.evals.suites import SUITES, Material
     from openk2.paths import NANO
 
-    names = list(SUITES) if suite == ("all",) else list(suite)
+    groups = {"all": list(SUITES), "first": [name for name in SUITES if name.startswith("first-")]}
+    names = [name for given in suite for name in groups.get(given, [given])]
     setup = Setup(model=model, base_url=base_url, steps=STEPS)
     material = Material(data, tokenizer=setup.folder or NANO)  # a served model's names are invented as nano's are
     evaluate(names, setup, material, count, seed, out, processes, say=click.echo)

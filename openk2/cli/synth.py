@@ -23,11 +23,12 @@ def command() -> None:
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Shards; finished ones are kept.")
 @click.option("--count", type=click.IntRange(1), default=60_000, show_default=True, help="Examples to make.")
 @click.option("--seed", default=1, show_default=True)
-def trajectories(data: Path, tokenizer: Path, out: Path, count: int, seed: int) -> None:
+@click.option("--kinds", default="", metavar="KIND,...", help="Only these, in their shares (default: all).")
+def trajectories(data: Path, tokenizer: Path, out: Path, count: int, seed: int, kinds: str) -> None:
     """Trajectories of the embedded model: searched, computed and answered by executing our own tools."""
     from openk2.synth.make import make
 
-    make(data, tokenizer, out, count, seed, say=click.echo)
+    make(data, tokenizer, out, count, seed, kinds=kinds.split(",") if kinds else (), say=click.echo)
 
 
 @command.command()
@@ -57,3 +58,27 @@ def corpus(data: Path, out: Path, seed: int) -> None:
         file.writelines(text + "\n" for text in texts(data, seed))
     part.replace(out)
     click.echo(f"{out.stat().st_size / 1e6:.1f} MB of text in {out}")
+
+
+@command.command()
+@source_files
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder for one file a kind of text.")
+def text(data: Path, out: Path) -> None:
+    """Real text to pre-train on, and a part held out."""
+    from openk2.synth.text import make
+
+    make(data, out, say=click.echo)
+
+
+@command.command()
+@click.argument("texts", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--tokenizer", type=click.Path(path_type=Path), required=True, help="Folder of tiktoken.model.")
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder for the shards.")
+@click.option("--tokens", type=click.IntRange(1), default=1_600_000, show_default=True)
+@click.option("--longest", type=click.IntRange(128), default=512, show_default=True, help="Tokens of a document.")
+@click.option("--seed", default=0, show_default=True)
+def recall(texts: tuple[Path, ...], tokenizer: Path, out: Path, tokens: int, longest: int, seed: int) -> None:
+    """Codes hidden in the real text of TEXTS (as `k2 synth text` writes them) and asked for at its end."""
+    from openk2.synth.recall import make
+
+    make(tokenizer, texts, out, tokens, longest, seed, say=click.echo)

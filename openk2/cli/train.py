@@ -7,7 +7,11 @@ from pathlib import Path
 
 import click
 
+from openk2.cli.train_estimate import estimate
+from openk2.cli.train_retrieval import retrieval
 from openk2.errors import UserError
+from openk2.train.options import amount
+from openk2.train.pretrain import pretrain
 from openk2.train.sft import sft
 
 
@@ -16,7 +20,10 @@ def command() -> None:
     """Run each stage of the recipe."""
 
 
+command.add_command(pretrain)
 command.add_command(sft)
+command.add_command(estimate)
+command.add_command(retrieval)
 
 
 @command.command()
@@ -29,6 +36,23 @@ def tokenizer(corpus: tuple[Path, ...], vocab_size: int, out: Path) -> None:
 
     made = train(_texts(corpus), vocab_size, out)
     click.echo(f"{out}: {made.n_vocab} entries")
+
+
+@command.command()
+@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--tokenizer", type=click.Path(path_type=Path), required=True, help="Folder of tiktoken.model.")
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder of the shards; gone on with.")
+@click.option("--context", default="1024", show_default=True, help="Tokens at which a text is cut.")
+@click.option("--shard-tokens", default="10M", show_default=True, help="Tokens of a shard.")
+def prepare(files: tuple[Path, ...], tokenizer: Path, out: Path, context: str, shard_tokens: str) -> None:
+    """Make token shards of FILES (or folders): .txt, and .jsonl or .jsonl.gz whose lines have `text` or `messages`."""
+    from openk2.train.prepare import prepare as write
+
+    made = write(files, tokenizer, out, context=amount(context), shard_tokens=amount(shard_tokens), say=click.echo)
+    click.echo(
+        f"{out}: {made.records} records, {made.documents} documents ({made.cut} texts were cut), "
+        f"{made.tokens / 1e6:.2f}M tokens in {made.shards} shards"
+    )
 
 
 def _texts(paths: tuple[Path, ...]) -> Iterator[str]:
@@ -44,10 +68,10 @@ def _texts(paths: tuple[Path, ...]) -> Iterator[str]:
 
 @command.command()
 @click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("--out", type=click.Path(path_type=Path), default=Path("curve.png"), show_default=True)
-def curve(runs: tuple[Path, ...], out: Path) -> None:
-    """Draw the training curve of RUNS as a picture."""
-    from openk2.train.curve import draw
+@click.option("--out", type=click.Path(path_type=Path), default=Path("report.html"), show_default=True)
+def report(runs: tuple[Path, ...], out: Path) -> None:
+    """Show RUNS on one page: loss, logits, expert load, speed, samples."""
+    from openk2.train.report import write
 
-    draw(runs, out)
+    write(runs, out)
     click.echo(out)

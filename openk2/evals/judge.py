@@ -43,7 +43,7 @@ def _matches(task: Task, text: str) -> bool:
         return re.search(rf"(?<![\w.,]){re.escape(_plain(task.gold))}(?!\w|[.,]\d)", _plain(text)) is not None
     gold, figures = _number(task.gold), NUMBER.findall(text)
     said = _number(figures[-1]) if figures else None  # the last figure is the answer, those before it its working
-    return gold is not None and said is not None and math.isclose(said, gold, rel_tol=1e-6, abs_tol=1e-9)
+    return gold is not None and said is not None and math.isclose(said, gold, rel_tol=task.within, abs_tol=1e-9)
 
 
 def _plain(text: str) -> str:

@@ -6,6 +6,7 @@ Every suite is made by the generators of `synth/`, so that training and evaluati
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,25 +16,28 @@ from typing import Literal
 from openk2 import library
 from openk2.chat.tokenizer import Tokenizer
 from openk2.errors import UserError
-from openk2.synth import chains, countries, reach
+from openk2.synth import chains, countries, newcomer, reach
+from openk2.synth.attributes import BY_LABEL
 from openk2.synth.heldout import MAWPS_FOLD
 from openk2.synth.mawps import load_mawps, mawps_problem
 from openk2.synth.names import Pieces, pieces_of
 from openk2.synth.trajectory import Record
 from openk2.synth.wordings import Choice
 from openk2.synth.worlds import World, held_out_documents, real_world
+from openk2.tools.calculator import evaluate
 
 
 @dataclass(frozen=True)
 class Task:
     """One question. `kind` says how its answer is judged; `cites` are the lines a right answer rests on; `others` are
-    the wrong candidates where the gold is a name."""
+    the wrong candidates where the gold is a name; `within` is the relative error that a number may have."""
 
     text: str
     kind: Literal["text", "number", "name", "abstain"]
     gold: str = ""
     cites: tuple[str, ...] = ()
     others: tuple[str, ...] = ()
+    within: float = 1e-6
 
 
 @dataclass
@@ -157,6 +161,43 @@ def _reach(material: Material) -> Draw:
     return draw
 
 
+def _listed(listed: Callable[[Material], list[Task]]) -> Prepare:
+    """Tasks of a fixed list, in its order, each once."""
+
+    def prepare(material: Material) -> Draw:
+        each = iter(listed(material))
+        return lambda _: next(each)
+
+    return prepare
+
+
+def _first_sums(questions: dict[str, str]) -> Prepare:
+    def task(text: str, expression: str) -> Task:
+        value = evaluate(expression)
+        # 14.29 and 14.285714 are as right for 100 / 7; where four places say all of it, only the value is.
+        return Task(text, "number", str(value), within=1e-6 if round(value, 4) == value else 1e-3)
+
+    return _listed(lambda _: [task(*item) for item in questions.items()])
+
+
+def _first_facts(questions: dict[str, tuple[str, str]]) -> Prepare:
+    """The gold is the line of the library, up to its first remark."""
+
+    def task(world: World, text: str, id: str, label: str) -> Task:
+        title = next(title for title, page in world.by_title.items() if page.id == id)
+        line = world.line(title, BY_LABEL[label])
+        assert line, f"{id} has no line {label}"
+        return Task(text, "text", re.split(r" \(|; |, ", line[1])[0], (f"{id}:{line[0]}",))
+
+    def listed(material: Material) -> list[Task]:
+        world = real_world(list(library.documents()), library.index())
+        return [task(world, text, *wanted) for text, wanted in questions.items()]
+
+    return _listed(listed)
+
+
+FIRST_NAMES = [Task(text, "name", names[0], (), names[1:]) for text, names in newcomer.COMPARISONS.items()]
+FIRST_UNKNOWN = [Task(text, "abstain") for text in newcomer.UNKNOWN]
 TWO = ("difference", "ratio", "total", "derived")
 THREE = ("compare3",)
 SUITES = {
@@ -171,12 +212,18 @@ SUITES = {
     "mawps-fold0": Suite("MAWPS fold 0 as it is", 0.50, _mawps(True)),
     "chain30": Suite("thirty dependent calls", 0.95, _chain(30)),
     "reach": Suite("questions outside its reach", 0.90, _reach),
+    "first-sums": Suite("bare sums a newcomer types", 0.85, _first_sums(newcomer.SUMS)),
+    "first-percent": Suite("percentages without a story", 0.85, _first_sums(newcomer.PERCENT)),
+    "first-lookups": Suite("short look-ups, most without a verb", 0.85, _first_facts(newcomer.LOOKUPS)),
+    "first-spelling": Suite("look-ups in careless spelling", 0.85, _first_facts(newcomer.SPELLING)),
+    "first-compare": Suite("which of two or three is bigger", 0.85, _listed(lambda _: FIRST_NAMES)),
+    "first-unknown": Suite("what it cannot know", 0.85, _listed(lambda _: FIRST_UNKNOWN)),
 }
 
 
 def find_suite(name: str) -> Suite:
     if name not in SUITES:
-        raise UserError(f"There is no suite {name!r}; there are {', '.join(SUITES)}, and all.")
+        raise UserError(f"There is no suite {name!r}; there are {', '.join(SUITES)}, first and all.")
     return SUITES[name]
 
 

@@ -15,7 +15,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from openk2.model import grouped
+from openk2.model.balance import Balance
 from openk2.model.config import ModelConfig
+from openk2.model.expert_parallel import ExpertExchange, held
+from openk2.model.recompute import recomputing
 
 _ROWS = 64
 
@@ -78,10 +82,15 @@ class Router(nn.Module):
         self.weight = nn.Parameter(torch.empty(config.n_routed_experts, config.hidden_size))
         self.register_buffer("e_score_correction_bias", torch.zeros(config.n_routed_experts))
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """x [T, H] -> expert ids [T, K] (int64) and weights [T, K] (float32, from the scores without the bias)."""
+    def forward(self, x: Tensor, balance: Balance | None = None) -> tuple[Tensor, Tensor]:
+        """x [T, H] -> expert ids [T, K] (int64) and weights [T, K] (float32, from the scores without the bias).
+
+        `balance` is told the scores.
+        """
         c = self.config
         scores = F.linear(x.float(), self.weight).sigmoid()
+        if balance is not None:
+            balance.add(scores, c.num_experts_per_tok)
         choice = scores.detach() + self.e_score_correction_bias
         if c.n_group > 1:
             groups = choice.unflatten(-1, (c.n_group, -1))
@@ -198,11 +207,21 @@ class Experts(nn.Module):
         self.up_proj = nn.Parameter(torch.empty(e, i, h))
         self.down_proj = nn.Parameter(torch.empty(e, h, i))
         self.override: tuple[Tensor, Tensor, Tensor] | None = None
+        self.exchange: ExpertExchange | None = None  # set where the experts are divided among ranks
 
     def forward(self, x: Tensor, index: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
         """x [T, H], index and weights [T, K] -> [T, H] and the tokens each expert got [E] (int64)."""
-        routing = _Routing(index, self.gate_proj.shape[0])
-        out = _RoutedSwiGLU.apply(x, weights, self.gate_proj, self.up_proj, self.down_proj, routing, self.override)
+        if self.exchange is not None:
+            return self.exchange(lambda *copies: self._own(*copies)[0], x, index, weights)
+        return self._own(x, index, weights)
+
+    def _own(self, x: Tensor, index: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+        """The same for the experts that lie here, `index` counting from the first of them."""
+        gate, up, down = (held(stack) for stack in (self.gate_proj, self.up_proj, self.down_proj))
+        if x.is_cuda:
+            return grouped.routed(x, index, weights, gate, up, down, self.override)
+        routing = _Routing(index, len(gate))
+        out = _RoutedSwiGLU.apply(x, weights, gate, up, down, routing, self.override)
         return out, routing.counts  # type: ignore[return-value]
 
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
@@ -237,11 +256,11 @@ class MoE(nn.Module):
         self.load: Tensor | None = None  # [E] tokens since the last `balance`
         self._lock = threading.Lock()  # several threads may run the same network on parts of a batch
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, balance: Balance | None = None) -> Tensor:
         """x [T, H] -> [T, H]."""
-        index, weights = self.gate(x)
+        index, weights = self.gate(x, balance)
         out, counts = self.experts(x, index, weights)
-        if self.training:
+        if self.training and not recomputing():
             with self._lock:
                 self.load = counts if self.load is None else self.load + counts
         return out + self.shared_experts(x)

@@ -2,7 +2,7 @@
 
     k2 synth trajectories --data DATA --tokenizer DIR --out DIR --count 60000 --seed 1
 
-Beside each shard of tokens (`synth/shards.py`) stands `NAME.jsonl.gz`: the records with their proofs. The same seed
+Beside each shard of tokens (`chat/shards.py`) stands `NAME.jsonl.gz`: the records with their proofs. The same seed
 gives the same bytes.
 """
 
@@ -14,18 +14,20 @@ import json
 import random
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from openk2.chat.messages import Message
+from openk2.chat.shards import Tokens, write_tokens
 from openk2.chat.template import render_for_training
 from openk2.chat.tokenizer import Tokenizer
-from openk2.synth import chains, countries, reach, user_documents
+from openk2.errors import UserError
+from openk2.synth import chains, countries, reach, sums, user_documents
 from openk2.synth.gsm8k import gsm8k_problem
 from openk2.synth.mawps import mawps_problem
 from openk2.synth.names import Pieces, pieces_of
-from openk2.synth.shards import Tokens, load_tokenizer, write_tokens
+from openk2.synth.newcomer import ASKED
 from openk2.synth.sources import Sources
 from openk2.synth.trajectory import Record
 from openk2.synth.user_documents import Shelf
@@ -35,8 +37,8 @@ from openk2.synth.worlds import World, draw_world
 # Shares of examples by kind.
 # Examples differ in length: a seventh of the tokens are word problems, as many chains, as many comparisons.
 MIXTURE: dict[str, float] = {
-    "lookup": 24, "two": 8, "compare": 5, "mawps": 32, "gsm8k": 2, "chain": 4.5, "notes": 0.4, "field": 4,
-    "film": 2, "quote": 5, "unanswerable": 5, "outside": 7, "talk": 1.5, "repeat": 3,
+    "lookup": 18, "short": 18, "two": 8, "compare": 5, "casual": 5, "sum": 26, "mawps": 50, "gsm8k": 2, "chain": 3,
+    "notes": 0.4, "field": 4, "film": 2, "quote": 5, "unanswerable": 5, "outside": 7, "talk": 1.5, "repeat": 3,
 }  # fmt: skip
 WORLD_SIZE = (5, 10)
 SCENE_USES = 40  # examples made from one scene before the next is drawn
@@ -78,6 +80,8 @@ class Maker:
             record = None
             while record is None:  # a draw that has no sound example is drawn again, so the mixture stays as stated
                 record = self._one(kind)
+                if record and record["messages"][1]["content"].casefold() in ASKED:
+                    record = None
             yield record
 
     def _next_scene(self) -> Scene:
@@ -86,16 +90,26 @@ class Maker:
         self._uses += 1
         return self._scene
 
+    def _shown(self, scene: Scene) -> World:
+        """The countries; for one question in thirty the documents are the user's, in which there are none."""
+        return World(scene.user.index, scene.world.titles, {}) if self.rng.random() < 0.033 else scene.world
+
     def _one(self, kind: str) -> Record | None:
         scene = self._next_scene()
         rng, sources, pieces = self.rng, self.sources, self.pieces
         match kind:
             case "lookup":
-                return countries.lookup(rng, scene.world, self.choice, missing=0.25, texts=0.4)
+                return countries.lookup(rng, self._shown(scene), self.choice, missing=0.25, texts=0.4, odd=0.2)
+            case "short":
+                return countries.short_lookup(rng, self._shown(scene), self.choice)
             case "two":
-                return countries.two_figures(rng, scene.world, self.choice)
+                return countries.two_figures(rng, self._shown(scene), self.choice, odd=0.15)
             case "compare":
-                return countries.compare(rng, scene.world, self.choice, quotients=0.5)
+                return countries.compare(rng, self._shown(scene), self.choice, quotients=0.5, odd=0.15)
+            case "casual":
+                return countries.casual_compare(rng, self._shown(scene), self.choice)
+            case "sum":
+                return sums.bare_sum(rng)
             case "mawps":
                 return mawps_problem(rng, rng.choice(sources.mawps))
             case "gsm8k":
@@ -135,33 +149,37 @@ def write_shard(path: Path, records: list[Record], tokenizer: Tokenizer) -> int:
             if len(ids) <= LONGEST:
                 documents.append((ids, mask))
                 lines.write(json.dumps(record, ensure_ascii=False) + "\n")
-    return write_tokens(path, documents)
+    return write_tokens(path, documents, tokenizer.n_vocab)
 
 
 def make(
-    data: Path, tokenizer_path: Path, out: Path, count: int, seed: int, shard: int = 2000,
+    data: Path, tokenizer_path: Path, out: Path, count: int, seed: int, shard: int = 2000, kinds: Sequence[str] = (),
     say: Callable[[str], None] = print,
 ) -> None:  # fmt: skip
     """Write `count` examples in shards of `shard`; shards that are there already are kept, so a killed run goes on.
 
-    Raises UserError for a source file or a tokenizer that is missing or damaged.
+    `kinds`: only these, in their shares. Raises UserError for a kind that there is not, and for a source file or a
+    tokenizer that is missing or damaged.
     """
-    tokenizer = load_tokenizer(tokenizer_path)
+    if unknown := set(kinds) - set(MIXTURE):
+        raise UserError(f"No kind of example is called {min(unknown)}; there are {', '.join(MIXTURE)}.")
+    mixture = {kind: share for kind, share in MIXTURE.items() if not kinds or kind in kinds}
+    tokenizer = Tokenizer.load(tokenizer_path)
     sources, pieces = Sources.load(data), pieces_of(tokenizer)
     out.mkdir(parents=True, exist_ok=True)
-    kinds: Counter[str] = Counter()
+    made: Counter[str] = Counter()
     started, tokens = time.monotonic(), 0
     for number, first in enumerate(range(0, count, shard)):
         path = out / f"s{seed}-{number:04d}"
         if path.with_suffix(".idx").exists():
             continue
-        maker = iter(Maker(sources, pieces, seed * 1_000_003 + number))
+        maker = iter(Maker(sources, pieces, seed * 1_000_003 + number, mixture))
         records = [next(maker) for _ in range(min(shard, count - first))]
-        kinds.update(record["kind"] for record in records)
+        made.update(record["kind"] for record in records)
         tokens += write_shard(path, records, tokenizer)
-        rate = kinds.total() / (time.monotonic() - started)
+        rate = made.total() / (time.monotonic() - started)
         say(f"{first + len(records)}/{count} examples, {tokens / 1e6:.2f}M tokens, {rate:.0f} examples/s")
-    if kinds:
-        say("kinds: " + ", ".join(f"{k} {n}" for k, n in kinds.most_common()))
+    if made:
+        say("kinds: " + ", ".join(f"{k} {n}" for k, n in made.most_common()))
     else:
         say(f"all {count} examples are in {out} already")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+import re
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from openk2.synth.heldout import held_out
@@ -22,6 +24,71 @@ LOOKUP = (
     "Quick question: the {p} of {c}?", "Would you look up {c} and tell me its {p}?", "Let me know the {p} of {c}.",
     "Report the {p} of {c}.", "State the {p} of {c}.",
 )  # fmt: skip
+# As people type into a search field: most without a verb.
+SHORT = (
+    "{p} of {c}?", "{p} of {c}?", "{p} of {c}", "{p} of {c}", "{p} {c}", "{c} {p}", "{c} {p}?", "{p} {c}?",
+    "{p} in {c}", "{p} in {c}?", "{p} for {c}?", "{c}: {p}", "{c}: {p}?", "{c}, {p}?", "{c}, {p}", "{p}, {c}",
+    "{c}'s {p}?", "{c}'s {p}", "{c} - {p}", "{p} - {c}", "{p}: {c}?", "and the {p} of {c}?", "And {p} of {c}?",
+    "whats the {p} of {c}", "what is {c}'s {p}", "what's {c}'s {p}?", "what {p} in {c}?", "{c}, what {p}?",
+    "the {p} in {c}?", "What is the {p} in {c}?", "What's the {p} in {c}?", "tell me {c}'s {p}", "{c} has which {p}?",
+    "{p} of {c} please", "{p} of {c}, please", "do you know {c}'s {p}?", "what's the {p} of {c}",
+    "need the {p} of {c}", "search {p} {c}", "{p} there in {c}?", "so {p} of {c}?", "the {c} {p}?",
+)  # fmt: skip
+# Which of two (more) has more (less): what people say instead of `has the largest area`.
+CASUAL = (
+    "Which {s}, {l}?", "Which {s}: {l}?", "Which country {s}, {l}?", "Which country {s}: {l}?", "What {s}, {l}?",
+    "{l}, which {s}?", "{l}: which {s}?", "Who {s}, {l}?", "Which one {s}, {l}?", "Which {s} - {l}?",
+    "Tell me which {s}: {l}.", "Do you know which {s}, {l}?", "Which of {l} {s}?", "Which place {s}, {l}?",
+    "What {s}: {l}?", "{l}: what {s}?", "Guess which {s}: {l}.", "Which {s}? {l}",
+)  # fmt: skip
+# By label: (more of two, most of several, less of two, least of several); what goes for both is in both.
+COMPARATIVES: dict[str, tuple[tuple[str, ...], ...]] = {
+    "total area": (
+        ("is bigger", "is larger", "is bigger", "has more land", "has the larger area"),
+        ("is the biggest", "is the largest", "is biggest", "is largest"),
+        ("is smaller", "has less land", "has the smaller area"), ("is the smallest", "is smallest"),
+    ),
+    "total population": (
+        ("has more people", "has more inhabitants", "is more populous", "has the larger population"),
+        ("has the most people", "has more people", "is the most populous"),
+        ("has fewer people", "has the smaller population", "has fewer inhabitants"), ("has the fewest people",),
+    ),
+    "people per square kilometre": (
+        ("is more crowded", "is more densely populated", "is denser"), ("is the most crowded", "is the densest"),
+        ("is less crowded", "is less densely populated"), ("is the least crowded",),
+    ),
+    "real GDP per capita": (
+        ("is richer", "has richer people", "is wealthier"), ("is the richest", "is the wealthiest"),
+        ("is poorer", "has poorer people"), ("is the poorest",),
+    ),
+    "GDP official exchange rate": (
+        ("has the bigger economy", "has a larger economy", "has a higher GDP"), ("has the biggest economy",),
+        ("has the smaller economy", "has a lower GDP"), ("has the smallest economy",),
+    ),
+    "coastline": (
+        ("has the longer coast", "has a longer coastline", "has more coast"), ("has the longest coast",),
+        ("has the shorter coast", "has a shorter coastline"), ("has the shortest coast",),
+    ),
+    "mean elevation": (
+        ("is higher on average", "lies higher"), ("is the highest on average",), ("is lower on average", "lies lower"),
+        ("is the lowest on average",),
+    ),
+    "total median age": (
+        ("is older on average", "has older people"), ("has the oldest people",), ("is younger on average",
+        "has younger people"), ("has the youngest people",),
+    ),
+}  # fmt: skip
+# Names that the library knows as others, as people say them.
+ALIASES = {
+    "United States": ("USA", "US", "America", "the USA", "the US", "the U.S.", "the States"),
+    "United Kingdom": ("UK", "the UK", "Britain", "Great Britain", "the U.K."),
+    "United Arab Emirates": ("UAE", "the UAE", "the Emirates"),
+    "Czechia": ("Czech Republic", "the Czech Republic"),
+    "Côte d'Ivoire": ("Ivory Coast", "the Ivory Coast"),
+    "Netherlands": ("Holland",),
+    "Burma": ("Myanmar",),
+}
+WITH_ARTICLE = re.compile(r"^(United|Republic|Democratic|Federated)|(Islands|Republic|Emirates|Netherlands|Kingdom)$")
 DIFFERENCE = (
     "What is the difference in {p} between {a} and {b}?",
     "What is the difference between the {p} of {a} and the {p} of {b}?", "By how much do {a} and {b} differ in {p}?",
@@ -79,6 +146,23 @@ class Choice:
             if out == self.held:
                 return frame, filler
         raise LookupError("no wording on this side of the split")
+
+
+def as_said(text: str) -> str:
+    """Spelled as it is."""
+    return text
+
+
+def careless(rng: random.Random) -> Callable[[str], str]:
+    """How one question is spelled by somebody in a hurry: in small letters, seldom in capitals."""
+    return str.upper if rng.random() < 0.06 else str.lower
+
+
+def said_name(rng: random.Random, title: str) -> str:
+    """A country in a question: its name, a common other one, with its article where it has one."""
+    if title in ALIASES and rng.random() < 0.5:
+        return rng.choice(ALIASES[title])
+    return f"the {title}" if WITH_ARTICLE.search(title) and rng.random() < 0.6 else title
 
 
 def styled(rng: random.Random, text: str) -> str:

@@ -15,6 +15,7 @@ from openk2.library import documents
 from openk2.synth.attributes import ATTRIBUTES, Attribute
 from openk2.synth.heldout import held_out
 from openk2.synth.names import Pieces, name, odd_word, renumber
+from openk2.synth.wordings import ALIASES
 from openk2.tools.index import Document, Index, slug
 
 TEXT_HEADINGS = re.compile("|".join(f"(?:{a.heading})" for a in ATTRIBUTES if not a.numeric))
@@ -73,8 +74,10 @@ class World:
     by_title: dict[str, Document]
 
     def line(self, title: str, attribute: Attribute) -> tuple[int, str] | None:
-        """(line number, value) of an attribute, or None when this world's page does not have it."""
-        document = self.by_title[title]
+        """(line number, value) of an attribute, or None when this world has no such page or line."""
+        document = self.by_title.get(title)
+        if document is None:
+            return None
         pattern = re.compile(attribute.heading + ": ")
         for number, text in enumerate(document.lines, 1):
             match = pattern.match(text)
@@ -101,11 +104,12 @@ def redraw(rng: random.Random, pieces: Pieces, page: Document, title: str) -> Do
 
 
 def draw_world(rng: random.Random, pages: list[Document], pieces: Pieces, size: int) -> World:
-    """At most `size` invented countries; one title in seven stays real."""
+    """At most `size` invented countries; one title in seven stays real, one in twenty is one that has other names."""
     chosen = rng.sample(pages, size)
     made: dict[str, Document] = {}
     for page in chosen:
-        title = page.title if rng.random() < 0.15 else name(rng, pieces)
+        roll = rng.random()
+        title = page.title if roll < 0.15 else rng.choice(tuple(ALIASES)) if roll < 0.2 else name(rng, pieces)
         document = redraw(rng, pieces, page, title)
         if document.id and all(document.id != d.id for d in made.values()):
             made[title] = document

@@ -53,7 +53,7 @@ def test_sources_leave_out(sources: Sources) -> None:
 
 
 def test_records_hold_none_of_it(examples: list[Example], sources: Sources) -> None:
-    titles = {d.title for d in held_out_documents()}
+    titles = {d.title for d in held_out_documents()} - set(wordings.ALIASES)  # whose names alone stand over other pages
     frames = {f: held_out("reach", f) for f in reach.OUTSIDE_FRAMES}
     for example in examples:
         if example.index and example.record["kind"] in ("lookup", "difference", "ratio", "derived", "compare3"):

@@ -22,7 +22,7 @@ from openk2.tools.search import search_tools
 
 KINDS = {
     "lookup", "missing", "difference", "ratio", "total", "derived", "compare2", "compare3", "mawps", "gsm8k", "chain",
-    "notes", "field", "quote", "unanswerable", "outside", "talk", "repeat",
+    "notes", "field", "quote", "unanswerable", "outside", "talk", "repeat", "sum",
 }  # fmt: skip
 
 

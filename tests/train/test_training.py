@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,11 +20,12 @@ pytest.importorskip("torch")
 import torch
 
 from openk2.model.config import ModelConfig
-from openk2.optim.schedule import WSD
-from openk2.train.data import Stream
-from openk2.train.loop import Settings, build, train
+from openk2.train.checkpoint import folders, initial_weights
+from openk2.train.data import Source, Stream
+from openk2.train.loop import Pace, build, train
+from openk2.train.options import amount, source
 from openk2.train.packing import Packer
-from openk2.train.sft import amount, source
+from openk2.train.recipe import Stage
 
 
 def shards(folder: Path, documents: int = 300, seed: int = 0, longest: int = 40) -> Path:
@@ -44,35 +46,52 @@ def shards(folder: Path, documents: int = 300, seed: int = 0, longest: int = 40)
     return folder
 
 
+def metrics(out: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+
+
 def losses(out: Path) -> list[float]:
-    return [json.loads(line)["loss"] for line in (out / "metrics.jsonl").read_text().splitlines()]
+    return [row["loss"] for row in metrics(out)]
 
 
-def run(data: Path, out: Path, settings: Settings, batch: int = 512, parts: int = 2) -> dict[str, float]:
+def stage(**values: Any) -> Stage:
+    short: dict[str, Any] = {"tokens": 10_000, "batch": 512, "parts": 2, "context": 256}
+    return Stage(**(short | values))
+
+
+def run(data: Path, out: Path, *stages: Stage, max_steps: int | None = None) -> dict[str, Any]:
     config = ModelConfig.from_depth(2, vocab_size=64)
-    packer = Packer(Stream([(data, None)], settings.seed, batch // parts), batch, parts)
-    return train(build(config, settings.seed), packer, settings, out, lambda line: None)
+    model = build(config, stages[0].seed)
+    return train(model, [Source(data)], stages, out, say=lambda line: None, pace=Pace(max_steps=max_steps))
 
 
 def test_loss_falls_with_int4_at_the_end(tmp_path: Path) -> None:
-    settings = Settings(tokens=12_000, lr=1e-2, schedule=WSD(0.05, 0.3), qat_fraction=0.3)
-    last = run(shards(tmp_path / "data"), tmp_path / "run", settings)
-    history = losses(tmp_path / "run")
-    assert history[-1] < history[0] - 0.05 and last["qat"] == 1
-    first = json.loads((tmp_path / "run/metrics.jsonl").read_text().splitlines()[0])
-    assert first["qat"] == 0
+    last = run(shards(tmp_path / "data"), tmp_path / "run", stage(tokens=12_000, warmup=0.05, decay=0.3, qat=0.3))
+    rows = metrics(tmp_path / "run")
+    assert rows[-1]["loss"] < rows[0]["loss"] - 0.05
+    assert rows[0]["qat"] == 0 and last["qat"] == 1
+    assert len(last["max_logits"]) == len(last["clipped"]) == 2 and len(last["load"]) == 1
+
+
+@pytest.mark.parametrize("optimizer", ["muonclip", "muon", "adamw"])
+def test_optimizers(tmp_path: Path, optimizer: str) -> None:
+    one = stage(tokens=6000, optimizer=optimizer, lr=5e-3, qk_clip=0.3)
+    run(shards(tmp_path / "data"), tmp_path / "run", one)
+    rows = metrics(tmp_path / "run")
+    assert rows[-1]["loss"] < rows[0]["loss"]
+    assert (sum(sum(row["clipped"]) for row in rows) > 0) == (optimizer == "muonclip")
 
 
 def test_resuming_gives_the_same_losses(tmp_path: Path) -> None:
     data = shards(tmp_path / "data")
-    whole = Settings(tokens=10_000, seed=3)
-    run(data, tmp_path / "whole", whole)
-    for pause in (4, 9, 15):
-        run(data, tmp_path / "parts", Settings(tokens=10_000, seed=3, max_steps=pause))
-    assert run(data, tmp_path / "parts", Settings(tokens=10_000, seed=3, max_steps=15)) == {}  # nothing is left to do
-    run(data, tmp_path / "parts", whole)
+    whole = (stage(seed=3, tokens=7000), stage(seed=4, name="long", yarn=2.0, tokens=3000))
+    run(data, tmp_path / "whole", *whole)
+    for pause in (4, 9, 14, 15):
+        run(data, tmp_path / "parts", *whole, max_steps=pause)
+    assert run(data, tmp_path / "parts", *whole, max_steps=15) == {}  # nothing is left to do
+    run(data, tmp_path / "parts", *whole)
     assert losses(tmp_path / "parts") == losses(tmp_path / "whole")
-    a, b = (torch.load(tmp_path / name / "state.pt", weights_only=True)["model"] for name in ("parts", "whole"))
+    (_, a), (_, b) = (initial_weights(tmp_path / name) for name in ("parts", "whole"))
     assert all(torch.equal(a[name], b[name]) for name in a)
 
 
@@ -86,7 +105,7 @@ def test_kill_9_loses_nothing(tmp_path: Path) -> None:
     subprocess.run([*command, "--out", str(tmp_path / "whole")], check=True, env=environment, capture_output=True)
     killed = subprocess.Popen([*command, "--out", str(tmp_path / "parts")], env=environment, stdout=subprocess.DEVNULL)
     deadline = time.monotonic() + 120
-    while not (tmp_path / "parts/state.pt").exists() and time.monotonic() < deadline:
+    while not folders(tmp_path / "parts") and time.monotonic() < deadline:
         time.sleep(0.05)
     killed.send_signal(signal.SIGKILL)
     killed.wait()
@@ -96,28 +115,24 @@ def test_kill_9_loses_nothing(tmp_path: Path) -> None:
 
 def test_nan_stops_and_keeps_the_last_state(tmp_path: Path) -> None:
     data = shards(tmp_path / "data")
-    run(data, tmp_path / "run", Settings(tokens=10_000, max_steps=3))
-    config = ModelConfig.from_depth(2, vocab_size=64)
-    model = build(config, 0)
-    packer = Packer(Stream([(data, None)], 0, 512), 512)
+    run(data, tmp_path / "run", stage(), max_steps=3)
+    model = build(ModelConfig.from_depth(2, vocab_size=64), 0)
     with torch.no_grad():
         model.model.norm.weight[0] = torch.nan
-    before = (tmp_path / "run/state.pt").read_bytes()
-    (tmp_path / "other").mkdir()
     with pytest.raises(UserError, match="--init"):
-        train(model, packer, Settings(tokens=10_000), tmp_path / "other", lambda line: None)
-    assert (tmp_path / "run/state.pt").read_bytes() == before and not (tmp_path / "other/state.pt").exists()
+        train(model, [Source(data)], [stage()], tmp_path / "other", say=lambda line: None)
+    assert not folders(tmp_path / "other")
 
 
 def test_packing_keeps_documents_whole_and_fills_batches(tmp_path: Path) -> None:
     data = shards(tmp_path / "data", 400)
-    stream = Stream([(data, None)], 7, 512)
+    stream = Stream([Source(data)], "", 7, 512)
     packer = Packer(stream, 512)
     seen, tokens = set(), 0
-    originals = {tuple(stream.folders[0].document(i).ids.tolist()) for i in range(len(stream.folders[0].table))}
+    originals = {tuple(stream.folders[0].document(i).ids.tolist()) for i in range(stream.folders[0].size)}
     batches = 20
     for _ in range(batches):
-        batch = packer.next()
+        batch = packer.step().batches[0]
         assert len(batch.ids) == sum(batch.lengths) == 512
         tokens += batch.tokens
         at = 0
@@ -130,33 +145,33 @@ def test_packing_keeps_documents_whole_and_fills_batches(tmp_path: Path) -> None
                 assert learned == list(range(length // 2 + 1, length))
             at += length
     assert tokens > 0.98 * batches * 512
-    again = Packer(Stream([(data, None)], 7, 512), 512)
+    again = Packer(Stream([Source(data)], "", 7, 512), 512)
     for _ in range(5):
-        again.next()
+        again.step()
     state = json.loads(json.dumps(again.state()))
-    third = Packer(Stream([(data, None)], 7, 512), 512)
+    third = Packer(Stream([Source(data)], "", 7, 512), 512)
     third.restore(state)
-    assert torch.equal(third.next().ids, again.next().ids)
+    assert torch.equal(third.step().batches[0].ids, again.step().batches[0].ids)
 
 
 def test_folders_are_mixed_by_weight(tmp_path: Path) -> None:
     a, b = shards(tmp_path / "a"), shards(tmp_path / "b", seed=1)
-    stream = Stream([(a, 3.0), (b, 1.0)], 0, 512)
-    drawn = [stream.next()[0] for _ in range(400)]
+    stream = Stream([Source(a, 3.0), Source(b, 1.0)], "", 0, 512)
+    drawn = [stream.next().folder for _ in range(400)]
     assert drawn.count(0) == 300
-    assert source(f"{a}:2.5") == (a, 2.5) and source(str(a)) == (a, None)
+    assert source(f"{a}:2.5") == Source(a, 2.5) and source(str(a)) == Source(a)
 
 
 def test_bad_data_is_told_in_a_sentence(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="no token shards"):
-        Stream([(tmp_path / "empty", None)], 0, 512)
+        Stream([Source(tmp_path / "empty")], "", 0, 512)
     data = shards(tmp_path / "data")
     (data / "part-1.mask").write_bytes(b"")
     with pytest.raises(UserError, match="make the shard again"):
-        Stream([(data, None)], 0, 512)
-    with pytest.raises(UserError, match="longer than the batch"):
-        Stream([(shards(tmp_path / "long"), None)], 0, 4)
+        Stream([Source(data)], "", 0, 512)
+    with pytest.raises(UserError, match="longer than 4 tokens"):
+        Stream([Source(shards(tmp_path / "long"))], "", 0, 4)
     for text in ("many", "", "0", "-3", "infM", "nank"):
         with pytest.raises(UserError, match="not an amount"):
             amount(text)
@@ -167,7 +182,7 @@ def test_bad_data_is_told_in_a_sentence(tmp_path: Path) -> None:
     ("options", "says"),
     [
         (["--depth", "3"], "INT4 needs widths that are multiples of 32; take an even --depth"),
-        (["--depth", "2", "--warmup", "0.6", "--decay", "0.6"], "do not fit into one run"),
+        (["--depth", "2", "--warmup", "0.6", "--decay", "0.6"], "do not fit into one stage"),
         (["--depth", "2", "--tokens", "0"], "'0' is not an amount"),
         (["--depth", "2", "--log-every", "0"], "--log-every"),
         (["--depth", "1"], "A depth of 1 is too small"),
@@ -183,20 +198,7 @@ def test_bad_options_are_told_before_the_work(
     assert k2(["train", "sft", "--data", str(data), *out, *options]) == 2
     err = capsys.readouterr().err
     assert says in err and err.count("\n") == 1
-    assert not (tmp_path / "run/state.pt").exists()
-
-
-def test_curve_is_drawn(tmp_path: Path) -> None:
-    pytest.importorskip("matplotlib")
-    from openk2.train.curve import draw
-
-    run(shards(tmp_path / "data"), tmp_path / "run", Settings(tokens=3000, qat_fraction=0.4))
-    draw([tmp_path / "run"], tmp_path / "curve.png")
-    assert (tmp_path / "curve.png").stat().st_size > 10_000
-    with pytest.raises(UserError, match=r"name it \*\.png"):
-        draw([tmp_path / "run"], tmp_path / "curve.docs")
-    with pytest.raises(UserError, match=r"no metrics\.jsonl"):
-        draw([tmp_path / "data"], tmp_path / "curve.png")
+    assert not folders(tmp_path / "run")
 
 
 def test_parts_on_threads_give_the_gradient_of_the_whole(tmp_path: Path) -> None:
@@ -206,9 +208,9 @@ def test_parts_on_threads_give_the_gradient_of_the_whole(tmp_path: Path) -> None
     config = ModelConfig.from_depth(2, vocab_size=64)
     model = build(config, 0)
     model.dtype = torch.float32
-    packer = Packer(Stream([(shards(tmp_path / "data"), None)], 0, 256), 768, 3)
-    batches = packer.step()
-    loss = Workers(3).gradients(model, batches)
+    packer = Packer(Stream([Source(shards(tmp_path / "data"))], "", 0, 256), 256, 3)
+    batches = packer.step().batches
+    loss = Workers(3).gradients(model, batches, sum(len(batch.rows) for batch in batches))
     gradients = {name: p.grad for name, p in model.named_parameters()}
     model.zero_grad()
     ids = torch.cat([b.ids for b in batches])
