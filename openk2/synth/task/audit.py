@@ -56,14 +56,16 @@ def tools_of(library: Library) -> list[Row]:
         Row("worlds, entities, tools", f"{worlds:,}, {entities:,}, {tools:,}", "counted"),
         Row("read off a real operation", share(real, tools), "botocore and MCP specifications; the rest are motifs"),
         Row("distinct shapes", share(len(shapes), tools), "verb, types of arguments and results, names left out"),
-        Row("distinct effect signatures", share(len(signatures), tools), "shape, guards, reads, writes, errors; renamed"),
+        Row("distinct effect signatures", share(len(signatures), tools), "shape, guards, reads, writes, errors"),
         Row("motifs", ", ".join(f"{name} {n:,}" for name, n in motifs.most_common()), "pieces of the algebra"),
     ]  # fmt: skip
 
 
 def botocore_row(apis: Iterable[Api]) -> Row:
     shapes = Counter(operation.shape for api in apis for operation in api.operations if operation.shape)
-    return Row("botocore's own distinct shapes", share(len(shapes), shapes.total()), "the same measure on real operations")
+    return Row(
+        "botocore's own distinct shapes", share(len(shapes), shapes.total()), "the same measure on real operations"
+    )
 
 
 def sample(library: Library, count: int, rng: random.Random) -> list[tuple[World, Tool]]:
@@ -87,8 +89,16 @@ def proofs(tools: Sequence[tuple[World, Tool]]) -> list[Row]:
             prints[mark] += 1
     return [
         Row("tools that break a law", share(len(unsound), len(tools)), "guards at their edge, effects, frame, answer"),
-        Row("mutation score", share(mutants - alive, mutants), "faults planted in guards and effects, noticed by the laws"),
-        Row("distinct fingerprints", share(len(prints), prints.total()), "results and changes in six situations, renamed"),
+        Row(
+            "mutation score",
+            share(mutants - alive, mutants),
+            "faults planted in guards and effects, noticed by the laws",
+        ),
+        Row(
+            "distinct fingerprints",
+            share(len(prints), prints.total()),
+            "results and changes in six situations, renamed",
+        ),
     ]
 
 
@@ -107,7 +117,9 @@ def coverage(library: Library, apis: Iterable[Api]) -> Row:
             close = {w for word in _words(operation.name) for w in ours.get(word, ())}
             seen += 1
             near += any(len(words & w) >= _NEAR * len(words | w) for w in close)
-    return Row("real MCP tools with a neighbour", share(near, seen), f"Jaccard of words of name and arguments >= {_NEAR}")
+    return Row(
+        "real MCP tools with a neighbour", share(near, seen), f"Jaccard of words of name and arguments >= {_NEAR}"
+    )
 
 
 def _words(*names: str) -> list[str]:
@@ -225,7 +237,9 @@ def dialogues(tasks: Sequence[tuple[World, Task]]) -> tuple[Row, list[tuple[Worl
             made.append((world, record))
     by_user = sum(n for what, n in failed.items() if "user" in what)
     told = ", ".join(f"{what} {n}" for what, n in failed.most_common(3))
-    return Row("dialogues that fail through the user", share(by_user, len(tasks)), f"other draws dropped: {told or 'none'}"), made
+    return Row(
+        "dialogues that fail through the user", share(by_user, len(tasks)), f"other draws dropped: {told or 'none'}"
+    ), made
 
 
 def planted(made: Sequence[tuple[World, Trajectory]], bad: int, good: int, rng: random.Random) -> list[Row]:

@@ -1,7 +1,7 @@
 """A trajectory from the planner: it looks up what it needs, asks what it was not told, calls, recovers, and reports.
 
-The reasoning speaks only of what has been seen: the messages so far. Every call is executed; a call that failed stays in
-view with its error. Faults come from the seed: a service that is busy for a moment, an answer that is lost.
+The reasoning speaks only of what has been seen: the messages so far. Every call is executed; a call that failed stays
+in view with its error. Faults come from the seed: a service that is busy for a moment, an answer that is lost.
 """
 
 from __future__ import annotations
@@ -107,6 +107,7 @@ class Episode:
             result = self.call(self._intent(tool, target), tool.name, target.args)
             if "error" not in result:
                 raise RuntimeError("a step that should be needed was not")
+        result: Result = {}
         for i, call in enumerate(wish):
             step = self.world.tools[call.tool]
             self._versions(step, call.args)
@@ -167,10 +168,9 @@ class Episode:
                 )
                 if reader is None:
                     raise RuntimeError(f"no tool shows the version of {claim.entity}")
-                else:
-                    need = next(x for x in reader.claims if isinstance(x, c.Needs))
-                    thought = f"{tool.name} wants the version that I have read, so I read the record."
-                    self.call(thought, reader.name, {need.id_arg: args[claim.id_arg]})
+                need = next(x for x in reader.claims if isinstance(x, c.Needs))
+                thought = f"{tool.name} wants the version that I have read, so I read the record."
+                self.call(thought, reader.name, {need.id_arg: args[claim.id_arg]})
 
     def _intent(self, tool: Tool, call: Call) -> str:
         """Why this call, and how values that people say otherwise become arguments."""
@@ -214,9 +214,9 @@ class Episode:
             "messages": [m.to_json() for m in self.messages],
             "tools": [spec.to_wire() for spec in task.tool_specs()],
             "proof": {
-                "world": task.world.name, "world_seed": task.world.seed, "seed": task.seed, "start": task.plan.start.to_json(),
-                "goal": task.goal, "refused": task.refused, "faults": self._faults, "wishes": len(task.requests),
-                "calls": self.calls,
+                "world": task.world.name, "world_seed": task.world.seed, "seed": task.seed,
+                "start": task.plan.start.to_json(), "goal": task.goal, "refused": task.refused,
+                "faults": self._faults, "wishes": len(task.requests), "calls": self.calls,
             },
         }  # fmt: skip
 

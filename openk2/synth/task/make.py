@@ -1,10 +1,10 @@
-"""Trajectories by the thousand: shards of compressed JSON lines, the same bytes for the same seed however many work at it.
+"""Trajectories by the thousand: shards of compressed JSON lines, the same bytes however many work at them.
 
-    k2 synth worlds --data DATA --out WORLDS
+    k2 synth tools --out WORLDS
     k2 synth dialogues --worlds WORLDS --out OUT --count 100000 --workers 2
 
-Trajectory n of a run belongs to a world and a task seed that follow from n alone; shard k holds n from k * size on. So shards
-can be made in any order, by processes or by Ray, killed and gone on with: one that is there is whole, and is kept.
+Trajectory n of a run belongs to a world and a task seed that follow from n alone; shard k holds n from k * size on. So
+shards can be made in any order, by processes or by Ray, killed and gone on with: one that is there is whole, and kept.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ class Library:
             with gzip.open(file, "rb") as lines:
                 self._lines = lines.read().splitlines()
         except (OSError, EOFError) as error:
-            raise UserError(f"{file} cannot be read ({error}); make it with `k2 synth worlds`.") from None
+            raise UserError(f"{file} cannot be read ({error}); make it with `k2 synth tools`.") from None
         self._open: dict[int, World] = {}
         self._numbers: dict[str, int] = {}
 
@@ -111,8 +111,7 @@ class Library:
 
 def trajectory(library: Library, order: Order, number: int) -> tuple[Trajectory | None, Counter[str]]:
     """Trajectory `number` of an order, and what was drawn and not used on the way to it."""
-    run, within = divmod(number, _RUN)
-    pick = hashlib.blake2b(f"{order.seed}/{run}".encode(), digest_size=8).digest()
+    pick = hashlib.blake2b(f"{order.seed}/{number // _RUN}".encode(), digest_size=8).digest()
     world = library.world(int.from_bytes(pick, "big") % len(library))
     dropped: Counter[str] = Counter()
     for attempt in range(_SEEDS):
@@ -182,7 +181,8 @@ def make(
     library = _library(order.worlds)
     wanted = {
         "version": __version__, "seed": order.seed, "count": order.count, "size": order.size,
-        "dials": json.loads(json.dumps(asdict(order.dials))), "worlds": len(library), "worlds_blake2b": library.digest(),
+        "dials": json.loads(json.dumps(asdict(order.dials))),
+        "worlds": len(library), "worlds_blake2b": library.digest(),
     }  # fmt: skip
     file = out / "order.json"
     if file.exists() and json.loads(file.read_text(encoding="utf-8")) != wanted:
@@ -198,9 +198,8 @@ def make(
         made += summary["trajectories"]
         seconds = time.monotonic() - started
         left = (len(missing) - (len(done) - (order.shards - len(missing)))) * order.size / max(made / seconds, 1e-9)
-        say(
-            f"{len(done)}/{order.shards} shards, {made:,} trajectories, {made / seconds:.0f}/s, {left / 60:.1f} min left"
-        )
+        rate = made / seconds
+        say(f"{len(done)}/{order.shards} shards, {made:,} trajectories, {rate:.0f}/s, {left / 60:.1f} min left")
     manifest = wanted | {
         "licence": "made by openk2 (MIT) from API descriptions: botocore (Apache-2.0), Toucan MCP specifications (MIT)",
         "trajectories": sum(done[n]["trajectories"] for n in sorted(done)),

@@ -1,6 +1,7 @@
 """Tasks planned backwards from what is to be: a tool that reaches a goal, before it the tools that make it possible.
 
-A plan is found in a state that is made for it, and is kept only if its execution reaches the goal and no step can be left out.
+A plan is found in a state that is made for it, and is kept only if its execution reaches the goal and every step is
+needed.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ def label_of(spec: WorldSpec, entity: str) -> str | None:
 
 
 def make_plan(world: World, rng: random.Random, goals: int, depth: int) -> Plan | None:
-    """A plan with up to `goals` wanted calls, each made possible by up to `depth` calls before it; None if none is found.
+    """A plan with up to `goals` wanted calls, each made possible by up to `depth` calls before it; None if none is.
 
     The world's state is left as it was.
     """

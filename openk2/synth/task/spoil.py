@@ -1,7 +1,7 @@
 """Bad trajectories made of good ones, and valid alternatives: what a verifier must refuse, and what it must not.
 
-Each kind of badness changes the record as a careless or dishonest agent would, executes what follows anew where it has to, and
-keeps the record only if it really differs from the good one.
+Each kind of badness changes the record as a careless or dishonest agent would, executes what follows anew where it has
+to, and keeps the record only if it really differs from the good one.
 """
 
 from __future__ import annotations
@@ -31,10 +31,12 @@ def _function(record: Trajectory, at: int) -> dict[str, Any]:
 
 
 def _changing(record: Trajectory, world: World) -> list[int]:
-    return [
-        i for i in _calls(record)
-        if not world.tools[_function(record, i)["name"]].reads and "error" not in json.loads(record["messages"][i + 1]["content"])
-    ]  # fmt: skip
+    """Calls that changed something."""
+
+    def passed(at: int) -> bool:
+        return "error" not in json.loads(record["messages"][at + 1]["content"])
+
+    return [i for i in _calls(record) if not world.tools[_function(record, i)["name"]].reads and passed(i)]
 
 
 def _replayed(record: Trajectory, world: World) -> Trajectory | None:
@@ -163,13 +165,19 @@ def alternative(record: Trajectory, world: World, rng: random.Random) -> Traject
     offered = [t["function"]["name"] for t in record["tools"]]
     tools = [t for name in offered if (t := world.tools[name]).reads and not any(p.required for p in t.params)]
     m = record["messages"]
-    failed = [i for i in _calls(record) if "error" in json.loads(m[i + 1]["content"]) and not record["proof"]["refused"]]
+    failed = [
+        i for i in _calls(record) if "error" in json.loads(m[i + 1]["content"]) and not record["proof"]["refused"]
+    ]
     if failed and not any("time" in str(x.get("content")) or "day " in str(x.get("content")) for x in m[2:]):
         at = rng.choice(failed)  # the clock is a minute earlier then: only where no time is told
         del m[at : at + 2]
     elif tools:
         tool = rng.choice(tools)
-        call = {"id": f"functions.{tool.name}:look", "type": "function", "function": {"name": tool.name, "arguments": "{}"}}
+        call = {
+            "id": f"functions.{tool.name}:look",
+            "type": "function",
+            "function": {"name": tool.name, "arguments": "{}"},
+        }
         m[-1:-1] = [
             {"role": "assistant", "content": "", "reasoning_content": "I look again.", "tool_calls": [call]},
             {"role": "tool", "content": "", "tool_call_id": call["id"]},

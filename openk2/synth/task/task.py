@@ -1,6 +1,6 @@
-"""A task: a world in a state, an agent (prompt and tools), a user, what must be true at the end, and a plan that gets there.
+"""A task: a world in a state, an agent (prompt and tools), a user, what must be true at the end, and a plan to it.
 
-A function of the world's spec and a seed. Dials: wishes, calls before a wish, tools, private facts, whether it is impossible.
+A function of the world's spec and a seed. Dials: wishes, calls before a wish, tools, private facts, impossible ones.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ _MANNERS: tuple[Manner, ...] = ("plain", "polite", "terse", "chatty", "hurried")
 
 @dataclass(frozen=True)
 class Dials:
-    """`goals`: wishes (from, to). `depth`: calls that may be needed before one. `tools`: how many an agent sees at least.
+    """`goals`: wishes (from, to). `depth`: calls that one may need before it. `tools`: how many an agent sees at least.
 
-    `private`: the chance that a value is kept back until asked. `impossible`: the chance of a wish that must be refused.
+    `private`: the chance that a value is kept back until asked. `impossible`: that of a wish that must be refused.
     """
 
     goals: tuple[int, int] = (1, 3)
@@ -42,7 +42,7 @@ class Dials:
 
 @dataclass
 class Task:
-    """`refused`: the error with which the one wish of an impossible task is refused, or "". `goal`: see `plan.outcome`."""
+    """`refused`: the error with which the wish of an impossible task is refused, or "". `goal`: see `plan.outcome`."""
 
     world: WorldSpec
     seed: int
@@ -75,7 +75,7 @@ def draw_task(world: World, seed: int, dials: Dials | None = None) -> Task | Non
     if plan is None:
         refused = ""
         plan = make_plan(world, rng, rng.randint(*dials.goals), dials.depth)
-    if plan is None:
+    if plan is None or _trivial(world, plan):
         return None
     needed = {call.tool for call in plan.calls}
     readers = {tool.name for tool in world.spec.tools if tool.reads}
@@ -94,6 +94,12 @@ def draw_task(world: World, seed: int, dials: Dials | None = None) -> Task | Non
         world.spec, seed, plan, requests, rng.choice(_MANNERS), tools, _system(world.spec, plan.start, tools), goal,
         refused, by_id,
     )  # fmt: skip
+
+
+def _trivial(world: World, plan: Plan) -> bool:
+    """One call about no record that is there: whoever copies what was said would be right."""
+    only = world.tools[plan.calls[0].tool]
+    return len(plan.calls) == 1 and not any(isinstance(claim, c.Needs) for claim in only.claims)
 
 
 def _fresh(world: World, number: int) -> State:
@@ -160,7 +166,7 @@ def _system(spec: WorldSpec, state: State, tools: tuple[str, ...]) -> str:
     lines = [
         f"You help {me['name']} (id {state.me['id']}, role {state.me['role']}) with {spec.domain}.",
         f"It is {clock(state.now)}. Tools write times in minutes since day 0 (a day has 1440) and money in cents.",
-        "Use only ids that you were told or have seen. Do what is asked and nothing else. If a rule forbids it, say so.",
+        "Use only ids that you were told or have seen. Do what is asked, nothing else. If a rule forbids it, say so.",
     ]
     if rules:
         lines.append("Rules:\n" + "\n".join(f"- {rule}" for rule in rules))

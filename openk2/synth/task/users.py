@@ -1,7 +1,7 @@
 """People who want something: an explicit state machine with requests, private facts, a way to reveal them, a manner.
 
-No traps: asked anything, a user says all that is still missing of the request in work; told anything else, the user goes on to
-the next request, and ends after the last. So a dialogue can fail through the agent alone.
+No traps: asked anything, a user says all that is still missing of the request in work; told anything else, the user
+goes on to the next request, and ends after the last. So a dialogue can fail through the agent alone.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Is a trajectory true? Everything is executed again, and every claim is held against what came out.
 
-Refused, each with its reason: a result that is not what the tool gives; an id that nobody had told or shown; a state at the
-end that is not the goal (also where the answer sounds right); an answer that claims figures or ids nobody has seen; an
-impossible wish that is said to be done; calls that are cut off, unknown, or made with tools that the agent does not have.
+Refused, each with its reason: a result that is not what the tool gives; an id that nobody had told or shown; a state at
+the end that is not the goal (also where the answer sounds right); an answer that claims figures or ids nobody has seen;
+an impossible wish that is said to be done; calls that are cut off, unknown, or made with tools the agent does not have.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Words for calls, records, values and rules: what a user asks, what an agent thinks and answers, what a handbook says."""
+"""Words for calls, records, values and rules: what a user asks, what an agent answers, what a handbook says."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def technical(name: str) -> bool:
 def _verb_phrase(rng: random.Random, tool: Tool, records: list[str]) -> str:
     """The tool's own verb, or another word for it, and the records it is about."""
     made = goal_of(tool, c.Creates)
-    first, second = (records + ["", ""])[:2]
+    first, second = [*records, "", ""][:2]
     match tool.motif:
         case "merge":
             return rng.choice((f"merge {second} into {first}", f"fold {second} into {first}"))

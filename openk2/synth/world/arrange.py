@@ -1,6 +1,6 @@
 """Situations for the tests of tools: a state, a caller and arguments in which a guard just holds, or just fails.
 
-Written from the claims alone, on plain records: it knows nothing of programs (`lower.py`), so that it can contradict them.
+Written from the claims alone, on plain records: it knows nothing of programs (`lower.py`), so it can contradict them.
 """
 
 from __future__ import annotations
@@ -56,6 +56,8 @@ def holds(claim: c.Guard, s: Situation) -> bool:
     match claim:
         case c.Needs(entity, id_arg):
             return s.record(entity, id_arg) is not None
+        case c.Refers(entity, arg):
+            return args.get(arg) is None or args[arg] in s.table(entity)
         case c.Unique(entity, field, arg, scope):
             rows = s.table(entity).values()
             return not any(
@@ -155,6 +157,8 @@ def arrange(claim: c.Guard, s: Situation, pass_: bool) -> None:
         case c.Needs(entity, id_arg):
             known = list(s.table(entity))
             args[id_arg] = rng.choice(known) if pass_ and known else (s.add(entity)["id"] if pass_ else NOBODY)
+        case c.Refers(entity, arg):
+            args[arg] = (rng.choice(list(s.table(entity)) or [s.add(entity)["id"]])) if pass_ else NOBODY
         case c.Unique(entity, field, arg, scope):
             if arg not in args:
                 return
@@ -306,7 +310,7 @@ def provide(claim: c.Effect, s: Situation) -> None:
                 holder[held] = rng.randint(6, 20)
                 if taken:
                     holder[taken] = rng.randint(30, 60)
-        case c.SetsEach(entity, values, ids_arg, field, arg, only_field, only):
+        case c.SetsEach(entity, values, ids_arg, field, arg, only_field):
             states = s.spec.entity(entity).field(only_field).type.values if only_field else ("",)
             ids = []
             for state in states:

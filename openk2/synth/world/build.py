@@ -21,7 +21,8 @@ _MOTIFS = (3, 6)
 _LEAST_TOOLS = 8
 _SAME_VERB = 9  # tools of one kind (get, list, ...) in a world at most
 ROLES = (
-    ("viewer", "editor", "admin"), ("clerk", "manager"), ("member", "moderator", "owner"), ("agent", "lead", "director"),
+    ("viewer", "editor", "admin"), ("clerk", "manager"), ("member", "moderator", "owner"),
+    ("agent", "lead", "director"),
     ("operator", "engineer", "administrator"), ("guest", "staff", "supervisor"),
 )  # fmt: skip
 
@@ -29,7 +30,8 @@ ROLES = (
 def worlds_of(api: Api, seed: int) -> Iterator[WorldSpec]:
     """The worlds of one API: its nouns in groups that refer to each other; one whose tools are too few is left out."""
     for number, group in enumerate(_groups(api)):
-        world = build(api, group, f"{api.name.replace('-', '_')}_{number}", seed)
+        name = f"{api.name.replace('-', '_')}_{number}" + (f"_{seed}" if seed else "")
+        world = build(api, group, name, seed)
         if len(world.tools) >= _LEAST_TOOLS:
             yield world
 

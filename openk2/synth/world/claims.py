@@ -34,6 +34,15 @@ class Needs:
 
 
 @dataclass(frozen=True)
+class Refers:
+    """The record must exist, if the argument is given."""
+
+    entity: str
+    arg: str
+    error: str = "NotFound"
+
+
+@dataclass(frozen=True)
 class InState:
     """The record's `field` must be one of `allowed`."""
 
@@ -360,8 +369,8 @@ class SetsEach:
 
 @dataclass(frozen=True)
 class Frees:
-    """What a record holds of its pool is held no longer: the pool's `held` shrinks by the record's `amount`, and so does
-    its field `taken`, if there is one. `pool_field` of the record points to the pool.
+    """What a record holds of its pool is held no longer: the pool's `held` shrinks by the record's `amount`, and so
+    does its field `taken`, if there is one. `pool_field` of the record points to the pool.
     """
 
     entity: str
@@ -375,8 +384,8 @@ class Frees:
 
 @dataclass(frozen=True)
 class Expires:
-    """Every record whose time in `field` is past and whose `state` is one of `of` gets the state `to`, and what it holds
-    of its pool (as in `Frees`) is held no longer.
+    """Every record whose time in `field` is past and whose `state` is one of `of` gets the state `to`, and what it
+    holds of its pool (as in `Frees`) is held no longer.
     """
 
     entity: str
@@ -460,7 +469,7 @@ class Computes:
 
 Policy = Owner | Role | Hours | Deadline | Ceiling | Approved | Rate | Version | Idempotent | Alive
 Guard = (
-    Needs | InState | Unique | AtMost | Unused | Enough | Room | Different | Same | Ahead | Ordered | FreeSlot
+    Needs | Refers | InState | Unique | AtMost | Unused | Enough | Room | Different | Same | Ahead | Ordered | FreeSlot
     | NotUnder | Linked | Policy
 )  # fmt: skip
 Effect = Creates | Removes | Sets | Adds | Copies | Absorbs | SetsEach | Frees | Expires | Unlinks | Notifies | Undoes

@@ -1,8 +1,8 @@
 """The tests of a tool, from outside: what it should do is read from its claims a second time, and compared.
 
 For each guard: just beyond it the call is refused with the error that the claim names and nothing has changed; just
-before it the call passes. After a call that passes, every record of the world is what the effects say, all others are as
-they were, and the answer shows what it should. Beyond the claims: a key repeats nothing; an undone change is as never made.
+before it the call passes. After a call that passes, every record of the world is what the effects say, all others are
+as they were, and the answer shows what it should. Besides: a key repeats nothing; an undone change is as never made.
 """
 
 from __future__ import annotations

@@ -53,6 +53,10 @@ def _guard(claim: c.Guard, tool: Tool) -> list[t.Step]:
     match claim:
         case c.Needs(entity, id_arg, error):
             return [t.Find(bound(id_arg), entity, t.Arg(id_arg), error)]
+        case c.Refers(entity, arg, error):
+            there = t.Test(">", t.Count(entity, t.Test("==", _it("id"), t.Arg(arg))), t.Const(0))
+            told = f"There is no {_said(entity)} {{{arg}}}."
+            return [t.Require(t.Any_((t.Not(t.Given(arg)), there)), error, told)]
         case c.InState(entity, id_arg, field, allowed, error):
             told = f"The {_said(entity)} must be {' or '.join(allowed)} for this."
             return [t.Require(_in(t.Of(bound(id_arg), field), allowed), error, told)]

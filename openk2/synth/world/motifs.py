@@ -91,9 +91,11 @@ def reserve(draft: Draft, entity: str) -> bool:
         [c.Expires(booking, "expires_at", "hold_state", ("held",), "expired", entity, pool.name, "quantity", held),
          c.Computes("count", booking, "quantity", (), (("hold_state", "expired"),))], "expire",
     )  # fmt: skip
+    by_state: c.Filters = (("hold_state", "hold_state", "=="),)
     draft.tool(
-        f"list_{booking}s", "Holds, the largest first.", [Param("hold_state", Type("choice", values=states), "", False)],
-        [c.Lists(booking, (pool.name, "quantity", "hold_state"), (("hold_state", "hold_state", "=="),), "quantity", True)],
+        f"list_{booking}s", "Holds, the largest first.",
+        [Param("hold_state", Type("choice", values=states), "Only those in this state.", False)],
+        [c.Lists(booking, (pool.name, "quantity", "hold_state"), by_state, "quantity", True)],
         "list",
     )  # fmt: skip
     return True
@@ -125,7 +127,7 @@ def schedule(draft: Draft, entity: str) -> bool:
         f"cancel_{slot}", "Give a booked time free again.", [target],
         [
             c.Needs(slot, target.name), c.InState(slot, target.name, "booking_state", ("booked",)),
-            *([c.Deadline(slot, target.name, "starts_at", draft.rng.choice((60, 1440, 2880)))] if draft.chance(0.6) else []),
+            *([c.Deadline(slot, target.name, "starts_at", draft.rng.choice((60, 1440)))] if draft.chance(0.6) else []),
             c.Sets(slot, target.name, (), (("booking_state", "cancelled"),)),
             c.Shows(slot, target.name, ("booking_state", "starts_at")),
         ], "cancel",
@@ -271,7 +273,8 @@ def nest(draft: Draft, entity: str) -> bool:
     draft.tool(f"move_{entity}_under", f"Put a {_said(entity)} below another.", [a, b], claims, "nest")
     draft.tool(
         f"list_children_of_{entity}", "What lies directly below a record.", [id_param(entity, "parent_id")],
-        [c.Needs(entity, "parent_id"), c.Lists(entity, (*_few(draft, entity, 2), parent), ((parent, parent, "=="),))], "list",
+        [c.Needs(entity, "parent_id"), c.Lists(entity, (*_few(draft, entity, 2), parent), ((parent, parent, "=="),))],
+        "list",
     )  # fmt: skip
     return True
 
@@ -299,7 +302,8 @@ def ledger(draft: Draft, entity: str) -> bool:
         draft.tool(
             f"{verb}_{entity}", f"Post a {verb} to a {_said(entity)}.", params,
             [
-                c.Needs(entity, target.name), guard, c.Adds(entity, target.name, field, "amount", 1 if sign > 0 else -1),
+                c.Needs(entity, target.name), guard,
+                c.Adds(entity, target.name, field, "amount", 1 if sign > 0 else -1),
                 c.Creates(entry, pairs, (("kind", verb),), "posted_by", "posted_at"),
                 c.Shows(entity, target.name, (field, limit)),
             ], "ledger",
@@ -307,7 +311,8 @@ def ledger(draft: Draft, entity: str) -> bool:
     draft.tool(
         f"list_{entity}_entries", "What was posted, the latest first.", [target, *_page()],
         [c.Needs(entity, target.name),
-         c.Lists(entry, ("amount", "kind", "posted_at"), ((target.name, target.name, "=="),), "posted_at", True, True)], "page",
+         c.Lists(entry, ("amount", "kind", "posted_at"), ((target.name, target.name, "=="),), "posted_at", True, True)],
+        "page",
     )  # fmt: skip
     return True
 

@@ -1,4 +1,4 @@
-"""Mutants of a tool: programs with one fault planted in a guard or an effect. What its laws do not notice is a gap in them."""
+"""Mutants of a tool: programs with one fault planted in a guard or an effect. One that lives is a gap in the laws."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _OTHER = {"+": "-", "-": "+", "*": "+", "//": "*", "%": "//", "min": "max", "max
 
 
 def mutants(tool: Tool) -> Iterator[tuple[str, t.Program]]:
-    """(what was done, the program): a step left out; a comparison, a sign or a constant changed; a set value left out."""
+    """(what was done, the program): a step, a condition or a value left out; a comparison, sign or constant changed."""
     program = lower(tool)
     for i, step in enumerate(program.steps):
         if not isinstance(step, t.Find | t.Insert) or (isinstance(step, t.Insert) and not _shown(program, step)):
@@ -43,9 +43,9 @@ def _with(program: t.Program, at: int, step: Any) -> t.Program:
 def _changes(node: Any) -> Iterator[tuple[str, Any]]:
     """Every copy of a tree with one change in it."""
     match node:
-        case t.Test(op, a, b) if op in _NEAR:
+        case t.Test(op) if op in _NEAR:
             yield f"{op} became {_NEAR[op]}", dataclasses.replace(node, op=_NEAR[op])
-        case t.Calc(op, a, b):
+        case t.Calc(op):
             yield f"{op} became {_OTHER[op]}", dataclasses.replace(node, op=_OTHER[op])
         case t.Const(value) if isinstance(value, bool):
             yield "a constant turned round", t.Const(not value)

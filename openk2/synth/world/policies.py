@@ -1,4 +1,4 @@
-"""Rules of a house laid over its tools: who may, when, how often, how much. Each is a guard and a sentence of a handbook."""
+"""Rules of a house over its tools: who may, when, how often, how much. Each is a guard and a sentence."""
 
 from __future__ import annotations
 

@@ -42,7 +42,7 @@ def populate(world: World, rng: random.Random) -> None:
     The calls respect every guard, so what must hold (a pool's reserved part is the sum of its reservations) holds.
     """
     state = world.state
-    state.now = rng.randint(1, 20) * 1440 + rng.randint(480, 1080)
+    state.now = rng.randint(21, 60) * 1440 + rng.randint(480, 1080)
     for entity in _ordered(world.spec.entities):
         if entity.hidden:
             continue

@@ -143,7 +143,7 @@ def _shape(verb: str, operation: dict[str, Any], shapes: dict[str, Any]) -> str:
     """Verb, typed inputs (whether required, how many choices) and typed outputs of a real operation."""
 
     def typed(key: str) -> list[str]:
-        shape = shapes.get((operation.get(key) or {}).get("shape"), {})
+        shape = shapes.get((operation.get(key) or {}).get("shape", ""), {})
         need = shape.get("required", ())
         return sorted(
             f"{(m := shapes[member['shape']])['type']}{len(m.get('enum', ())) or ''}{'' if name in need else '?'}"
@@ -170,8 +170,8 @@ _PLAIN: dict[str, Kind] = {
     "timestamp": "time",
 }  # fmt: skip
 _IGNORED = {
-    "next_token", "max_results", "client_token", "client_request_token", "marker", "max_items", "dry_run", "max_records",
-    "idempotency_token", "page_size", "request_id", "response_metadata", "aws_account_id", "account_id",
+    "next_token", "max_results", "client_token", "client_request_token", "marker", "max_items", "dry_run",
+    "max_records", "idempotency_token", "page_size", "request_id", "response_metadata", "aws_account_id", "account_id",
 }  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""A world over MCP, so that any agent can work in it: its tools, and `task` and `check` when it is served with a task."""
+"""A world over MCP, so that any agent can work in it."""
 
 from __future__ import annotations
 

@@ -8,8 +8,8 @@ from openk2.synth.world.schemas import Operation, Slot
 from openk2.synth.world.tree import Field, Param, Type
 
 CREATE = set(
-    "create register add import allocate purchase request submit invite provision define post upload send put start run "
-    "generate schedule book write insert initiate export issue open".split()
+    "create register add import allocate purchase request submit invite provision define post upload send put start "
+    "run generate schedule book write insert initiate export issue open".split()
 )
 DELETE = set("delete deregister remove terminate deprovision revoke release discard drop erase".split())
 GET = set("get describe retrieve read show fetch lookup view".split())
@@ -30,10 +30,12 @@ TO_STATE: dict[str, tuple[str, ...]] = {
     "close": ("closed", "resolved"), "archive": ("archived",), "unarchive": ("active", "open"),
     "confirm": ("confirmed", "active"), "decline": ("declined", "rejected"), "abort": ("aborted", "cancelled"),
     "acknowledge": ("acknowledged",), "restart": ("restarting", "running"), "reboot": ("rebooting", "available"),
-    "promote": ("promoted", "active"), "deprecate": ("deprecated",), "undeprecate": ("active",), "retry": ("pending", "queued"),
-    "resolve": ("resolved", "closed"), "lock": ("locked",), "unlock": ("unlocked", "active"), "failover": ("failing_over",),
+    "promote": ("promoted", "active"), "deprecate": ("deprecated",), "undeprecate": ("active",),
+    "retry": ("pending", "queued"), "resolve": ("resolved", "closed"), "lock": ("locked",),
+    "unlock": ("unlocked", "active"), "failover": ("failing_over",),
     "apply": ("applied", "active"), "deploy": ("deployed",), "rotate": ("rotating",), "renew": ("renewed", "active"),
-    "verify": ("verified",), "validate": ("validated", "valid"), "execute": ("executed", "running"), "refresh": ("refreshing",),
+    "verify": ("verified",), "validate": ("validated", "valid"), "execute": ("executed", "running"),
+    "refresh": ("refreshing",),
     "upgrade": ("upgrading",), "rollback": ("rolled_back",), "reopen": ("open", "active"), "flag": ("flagged",),
 }  # fmt: skip
 _FIRST = ("pending", "creating", "draft", "new", "open", "active", "enabled", "available", "created", "requested")
@@ -112,8 +114,11 @@ def _error(operation: Operation, default: str, *words: str) -> str:
     return min(named, key=len) if named else default
 
 
-def _not_found(operation: Operation) -> str:
-    return _error(operation, "ResourceNotFoundException", "notfound", "nosuch", "nonexist", "doesnotexist")
+def _not_found(operation: Operation, entity: str = "") -> str:
+    """The error for a record that is not there: the one that names the entity, if the service has one."""
+    named = [e for e in operation.errors if entity.replace("_", "") + "notfound" in e.lower()] if entity else []
+    words = ("resourcenotfound", "notfound", "nosuch", "nonexist", "doesnotexist")
+    return named[0] if named else _error(operation, "ResourceNotFoundException", *words)
 
 
 def _create(draft: Draft, operation: Operation) -> bool:
@@ -124,8 +129,9 @@ def _create(draft: Draft, operation: Operation) -> bool:
     claims: list[c.Claim] = []
     params = [_param(draft, entity, s, s.required or i == 0) for i, s in enumerate(slots)]
     for p in params:
-        if p.type.kind == "id" and p.required:
-            claims.append(c.Needs(p.type.of, p.name, _not_found(operation)))
+        if p.type.kind == "id":
+            need = c.Needs if p.required else c.Refers
+            claims.append(need(p.type.of, p.name, _not_found(operation, p.type.of)))
         if p.type.kind == "time" and p.required:
             claims.append(c.Ahead(p.name, _error(operation, "ValidationException", "valid")))
     text = next((p for p in params if p.type.kind == "text" and p.required), None)
@@ -153,7 +159,7 @@ def _create(draft: Draft, operation: Operation) -> bool:
 def _delete(draft: Draft, operation: Operation) -> bool:
     entity = operation.noun
     target = id_param(entity)
-    claims: list[c.Claim] = [c.Needs(entity, target.name, _not_found(operation))]
+    claims: list[c.Claim] = [c.Needs(entity, target.name, _not_found(operation, entity))]
     state = draft.state(entity)
     if state and len(state.type.values) > 2 and draft.chance(0.6):
         busy = draft.rng.choice(state.type.values)
@@ -175,7 +181,7 @@ def _get(draft: Draft, operation: Operation) -> bool:
     target = id_param(entity)
     named = tuple(name for name in operation.outputs if name in draft.fields[entity])
     shown = named if len(named) >= 3 else _shown(draft, entity, draft.rng.randint(6, 14))
-    claims = [c.Needs(entity, target.name, _not_found(operation)), c.Shows(entity, target.name, shown)]
+    claims = [c.Needs(entity, target.name, _not_found(operation, entity)), c.Shows(entity, target.name, shown)]
     draft.tool(operation.name, operation.doc, [target], claims, "get", operation.source)
     return True
 
@@ -218,11 +224,13 @@ def _update(draft: Draft, operation: Operation) -> bool:
     if not slots:
         return False
     target = id_param(entity)
-    claims: list[c.Claim] = [c.Needs(entity, target.name, _not_found(operation))]
+    claims: list[c.Claim] = [c.Needs(entity, target.name, _not_found(operation, entity))]
     if state and draft.chance(0.4):
         allowed = tuple(sorted(draft.rng.sample(state.type.values, max(1, len(state.type.values) - 1))))
         claims.append(c.InState(entity, target.name, state.name, allowed, _error(operation, "InvalidState", "state")))
     params = [target, *(_param(draft, entity, s, len(slots) == 1) for s in slots)]
+    refers = [c.Refers(p.type.of, p.name, _not_found(operation, p.type.of)) for p in params[1:] if p.type.kind == "id"]
+    claims[1:1] = refers
     stamp = next((f.name for f in draft.of_kind(entity, "time") if "updat" in f.name or "modif" in f.name), "")
     stamp = "" if stamp in {s.name for s in slots} else stamp
     claims += [
@@ -253,7 +261,7 @@ def _transition(draft: Draft, operation: Operation) -> bool:
     target = id_param(entity)
     error = _error(operation, "InvalidStateException", "state", "conflict")
     claims: list[c.Claim] = [
-        c.Needs(entity, target.name, _not_found(operation)),
+        c.Needs(entity, target.name, _not_found(operation, entity)),
         c.InState(entity, target.name, state.name, allowed, error),
     ]
     times = [f for f in draft.of_kind(entity, "time") if verb[:4] in f.name or "updat" in f.name]
@@ -279,7 +287,7 @@ def _copy(draft: Draft, operation: Operation) -> bool:
     target = id_param(entity, f"source_{entity}_id")
     text = next((f for f in draft.of_kind(entity, "text")), None)
     params = [target]
-    claims: list[c.Claim] = [c.Needs(entity, target.name, _not_found(operation))]
+    claims: list[c.Claim] = [c.Needs(entity, target.name, _not_found(operation, entity))]
     args: tuple[tuple[str, str], ...] = ()
     if text:
         params.append(Param(text.name, text.type, "Of the copy."))
