@@ -91,6 +91,8 @@ def run(args: list[str] | None = None) -> int:
 
 
 def _say(sentence: str, code: int) -> int:
+    if os.environ.get("RANK", "0") != "0":  # of several processes under torchrun, which ends the others with the first
+        time.sleep(20)  # what ails all of them is said by the main one
     print(f"k2: {sentence}", file=sys.stderr)
     return code
 

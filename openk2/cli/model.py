@@ -64,7 +64,7 @@ def info(name: str, as_json: bool, check: bool) -> None:
 def _checked(name: str) -> int:
     from openk2.model.checkpoint import check_values
 
-    folder = _find(name)[1]
+    folder = find(name)[1]
     if folder is None:
         raise UserError(f"{name} is a description, not a checkpoint folder: there is nothing to check.")
     return check_values(folder)
@@ -72,7 +72,7 @@ def _checked(name: str) -> int:
 
 def describe(name: str) -> dict[str, Any]:
     """What `k2 model info` prints. Raises UserError when `name` is neither a known model nor a checkpoint folder."""
-    config, folder = _find(name)
+    config, folder = find(name)
     count = config.count()
     parts = {part: getattr(count, part) for part in _PARTS}
     form = storage(config)
@@ -95,7 +95,8 @@ def describe(name: str) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _find(name: str) -> tuple[ModelConfig, Path | None]:
+def find(name: str) -> tuple[ModelConfig, Path | None]:
+    """The configuration of a preset, `nano`, `depth:N` or a folder, and the folder if it is one."""
     if name in PRESETS:
         return ModelConfig.preset(name), None
     if name.startswith("depth:") and name[6:].isdigit():
@@ -209,7 +210,7 @@ def random(
     from openk2.model.convert import RandomSource, copy_extras
     from openk2.model.convert import convert as write
 
-    config = _find(name)[0]
+    config = find(name)[0]
     if layers:
         config = dataclasses.replace(config, num_hidden_layers=layers)
     extras = copy_extras(tokenizer) if tokenizer else lambda folder: None
@@ -284,6 +285,7 @@ def _written(
 @click.option("--dense", type=_GGUF_TYPES, default="bf16", show_default=True, help="GGUF type of all other matrices.")
 @click.option("--tokenizer", type=click.Path(exists=True, path_type=Path), help="Folder [default: SRC's own].")
 @click.option("--profile", type=click.Path(exists=True, path_type=Path), help="JSON file to become openk2.json.")
+@click.option("--untie", is_flag=True, help="The head as a matrix of its own, for torchtitan and Megatron-Bridge.")
 @_SHARD
 def export(
     src: Path,
@@ -294,10 +296,11 @@ def export(
     dense: str,
     tokenizer: Path | None,
     profile: Path | None,
+    untie: bool,
     shard_size: int,
 ) -> None:
     """Write a training run or a checkpoint, SRC, for other programs: a Hugging Face folder or a GGUF file, OUT."""
-    run = src.is_file() or (src / "state.pt").exists()
+    run = src.name.startswith("step-") or any(src.glob("step-*"))
     if kind == "gguf" and run:
         raise UserError(f"{src} is a training run; give `k2 model export {src} FOLDER` first, then export FOLDER.")
     if kind == "gguf":
@@ -310,17 +313,19 @@ def export(
         for sentence in notes:
             click.echo(sentence)
     elif run:
-        _export_run(src, out, int4 is not False, tokenizer, profile)
+        _export_run(src, out, int4 is not False, tokenizer, profile, untie)
     else:
         from openk2.export.hf import export as write_hf
 
         form = None if int4 is None else "int4" if int4 else "bf16"
         _written(out, lambda progress: write_hf(
-            src, out, form, tokenizer=tokenizer, profile=profile, shard_bytes=shard_size, progress=progress
+            src, out, form, tokenizer=tokenizer, profile=profile, untie=untie, shard_bytes=shard_size, progress=progress
         ))  # fmt: skip
 
 
-def _export_run(run: Path, out: Path, int4: bool, tokenizer: Path | None, profile: Path | None) -> None:
+def _export_run(
+    run: Path, out: Path, int4: bool, tokenizer: Path | None, profile: Path | None, untie: bool
+) -> None:  # fmt: skip
     try:
         from openk2.train.export import export_run
     except ImportError:
@@ -330,7 +335,7 @@ def _export_run(run: Path, out: Path, int4: bool, tokenizer: Path | None, profil
     from openk2.export.hf import add_tokenizer
     from openk2.model.checkpoint import TOKENIZER_FILES
 
-    said = export_run(run, out, int4=int4, tokenizer=tokenizer, profile=profile)
+    said = export_run(run, out, int4=int4, tokenizer=tokenizer, profile=profile, untie=untie)
     if all((out / name).exists() for name in TOKENIZER_FILES):
         add_tokenizer(out, out)
     click.echo(said)

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from openk2.cli import synth_tools
+
 source_files = click.option(
     "--data", type=click.Path(path_type=Path, exists=True, file_okay=False), required=True, envvar="OPENK2_DATA",
     help="Folder of the source files (docs/recipe.md).",
@@ -15,6 +17,10 @@ source_files = click.option(
 @click.group("synth")
 def command() -> None:
     """Make and check training data."""
+
+
+for made in synth_tools.COMMANDS:
+    command.add_command(made)
 
 
 @command.command()
@@ -58,3 +64,27 @@ def corpus(data: Path, out: Path, seed: int) -> None:
         file.writelines(text + "\n" for text in texts(data, seed))
     part.replace(out)
     click.echo(f"{out.stat().st_size / 1e6:.1f} MB of text in {out}")
+
+
+@command.command()
+@source_files
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder for one file a kind of text.")
+def text(data: Path, out: Path) -> None:
+    """Real text to pre-train on, and a part held out."""
+    from openk2.synth.text import make
+
+    make(data, out, say=click.echo)
+
+
+@command.command()
+@click.argument("texts", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--tokenizer", type=click.Path(path_type=Path), required=True, help="Folder of tiktoken.model.")
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder for the shards.")
+@click.option("--tokens", type=click.IntRange(1), default=1_600_000, show_default=True)
+@click.option("--longest", type=click.IntRange(128), default=512, show_default=True, help="Tokens of a document.")
+@click.option("--seed", default=0, show_default=True)
+def recall(texts: tuple[Path, ...], tokenizer: Path, out: Path, tokens: int, longest: int, seed: int) -> None:
+    """Codes hidden in the real text of TEXTS (as `k2 synth text` writes them) and asked for at its end."""
+    from openk2.synth.recall import make
+
+    make(tokenizer, texts, out, tokens, longest, seed, say=click.echo)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import click
 
-from openk2.errors import UserError
+from openk2.cli.train_estimate import estimate
+from openk2.cli.train_retrieval import retrieval
+from openk2.train.options import amount
+from openk2.train.pretrain import pretrain
 from openk2.train.sft import sft
 
 
@@ -16,7 +18,10 @@ def command() -> None:
     """Run each stage of the recipe."""
 
 
+command.add_command(pretrain)
 command.add_command(sft)
+command.add_command(estimate)
+command.add_command(retrieval)
 
 
 @command.command()
@@ -24,30 +29,33 @@ command.add_command(sft)
 @click.option("--vocab-size", type=int, default=4096, show_default=True, help="Entries, special tokens included.")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder for tiktoken.model.")
 def tokenizer(corpus: tuple[Path, ...], vocab_size: int, out: Path) -> None:
-    """Learn a byte-level BPE with Kimi's splitting pattern from text files (or folders of *.txt and *.jsonl)."""
+    """Learn a byte-level BPE with Kimi's splitting pattern from what `prepare` takes: files, or folders of them."""
     from openk2.chat.train_tokenizer import train
+    from openk2.train.prepare import texts
 
-    made = train(_texts(corpus), vocab_size, out)
+    made = train(texts(corpus), vocab_size, out)
     click.echo(f"{out}: {made.n_vocab} entries")
 
 
-def _texts(paths: tuple[Path, ...]) -> Iterator[str]:
-    for path in paths:
-        files = sorted(f for f in path.rglob("*") if f.suffix in (".txt", ".jsonl")) if path.is_dir() else [path]
-        for file in files:
-            try:
-                with file.open(encoding="utf-8", errors="replace") as lines:
-                    yield from lines
-            except OSError as error:
-                raise UserError(f"{file} cannot be read ({error.strerror}); give text files or folders.") from None
+@command.command()
+@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--tokenizer", type=click.Path(path_type=Path), required=True, help="Folder of tiktoken.model.")
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder of the shards; gone on with.")
+@click.option("--shard-tokens", default="10M", show_default=True, help="Tokens of a shard.")
+def prepare(files: tuple[Path, ...], tokenizer: Path, out: Path, shard_tokens: str) -> None:
+    """Make token shards of FILES (or folders): .txt, and .jsonl or .jsonl.gz whose lines have `text` or `messages`."""
+    from openk2.train.prepare import prepare as write
+
+    made = write(files, tokenizer, out, shard_tokens=amount(shard_tokens), say=click.echo)
+    click.echo(f"{out}: {made.records} records, {made.tokens / 1e6:.2f}M tokens in {made.shards} shards")
 
 
 @command.command()
 @click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("--out", type=click.Path(path_type=Path), default=Path("curve.png"), show_default=True)
-def curve(runs: tuple[Path, ...], out: Path) -> None:
-    """Draw the training curve of RUNS as a picture."""
-    from openk2.train.curve import draw
+@click.option("--out", type=click.Path(path_type=Path), default=Path("report.html"), show_default=True)
+def report(runs: tuple[Path, ...], out: Path) -> None:
+    """Show RUNS on one page: loss, logits, expert load, speed, samples."""
+    from openk2.train.report import write
 
-    draw(runs, out)
+    write(runs, out)
     click.echo(out)

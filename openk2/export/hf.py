@@ -16,7 +16,7 @@ from openk2.errors import UserError
 from openk2.export import vocabulary
 from openk2.model.checkpoint import PROFILE, TOKENIZER_FILES, copy_tokenizer, write_json
 from openk2.model.config import read_object
-from openk2.model.convert import FolderSource, Progress, convert
+from openk2.model.convert import FolderSource, Progress, Untied, convert
 from openk2.model.expected import storage
 
 
@@ -27,11 +27,13 @@ def export(
     *,
     tokenizer: Path | None = None,
     profile: Path | None = None,
+    untie: bool = False,
     shard_bytes: int,
     progress: Progress,
 ) -> int:
     """Write checkpoint `source` as folder `out`, in `form` (None: INT4 stays, all else is bf16); returns the bytes.
 
+    `untie` writes a head that is tied to the embedding a second time, as a matrix of its own.
     Raises UserError as `convert` does, and when the tokenizer does not fit the model.
     """
     opened = FolderSource(source)
@@ -42,7 +44,8 @@ def export(
         fits(Tokenizer.load(tokenizer), opened.config.vocab_size, tokenizer)
     form = form or ("int4" if storage(opened.config) == "int4" else "bf16")
     extras: Callable[[Path], None] = lambda folder: _extras(folder, tokenizer, said)  # noqa: E731
-    return convert(opened, out, form, shard_bytes=shard_bytes, extras=extras, progress=progress)
+    written = Untied(opened) if untie else opened
+    return convert(written, out, form, shard_bytes=shard_bytes, extras=extras, progress=progress)
 
 
 def add_tokenizer(folder: Path, source: Path) -> None:

@@ -14,8 +14,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from openk2.model import flex
+from openk2.model.balance import Balance
 from openk2.model.config import LATENT_EPS, ModelConfig
-from openk2.model.rope import rotate
+from openk2.model.rope import rotate, rotate_back
 
 _QUERY_BLOCK = 256  # queries handled at once: keys after the block are never multiplied
 _SHORT = 64  # documents up to this length share one group: padding them costs less than another call
@@ -35,6 +37,12 @@ class Packing:
             raise ValueError(f"document lengths must be positive, got {list(lengths)[:5]}")
         self.lengths = list(lengths)
         self.total = sum(lengths)
+        self.balance: Balance | None = None  # collects the balance loss of a forward pass that has one
+        self.positions = torch.cat([torch.arange(n) for n in self.lengths]).to(device)
+        self.groups: list[tuple[Tensor, Tensor | None]] = []
+        if self.positions.is_cuda:  # FlexAttention has a mask instead of groups
+            self.mask = flex.document_mask(self.lengths, device)
+            return
         starts = [0]
         for length in self.lengths:
             starts.append(starts[-1] + length)
@@ -51,7 +59,6 @@ class Packing:
                     tile //= 2
                 members.append((width, rows[:tile]))
                 rows = rows[tile:]
-        self.groups: list[tuple[Tensor, Tensor | None]] = []
         inverse = torch.empty(self.total, dtype=torch.long)
         offset = 0
         for width, group in members:
@@ -65,7 +72,6 @@ class Packing:
             offset += index.numel()
             self.groups.append((index.to(device), pad.to(device) if bool(pad.any()) else None))
         self.inverse = inverse.to(device)
-        self.positions = torch.cat([torch.arange(n) for n in self.lengths]).to(device)
 
 
 def _gather(flat: Tensor, index: Tensor, pad: Tensor | None = None) -> Tensor:
@@ -160,6 +166,8 @@ def attend(
     q, k [T, N, D], v [T, N, V] -> output [T, N, V] and the largest scaled logit of each head [N] (for QK-Clip;
     -inf unless `track`). Differentiable in q, k and v.
     """
+    if q.is_cuda:
+        return flex.attend(q, k, v, scale, packing.mask, track)
     return _PackedAttention.apply(q, k, v, scale, packing, track)  # type: ignore[return-value]
 
 
@@ -169,19 +177,17 @@ class _RMSNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float, dtype: torch.dtype) -> Tensor:
         x = x.float()
-        inverse = torch.rsqrt(x.square().mean(-1, keepdim=True) + eps)
+        inverse = (torch.linalg.vector_norm(x, dim=-1, keepdim=True).square_() / x.shape[-1] + eps).rsqrt_()
         ctx.save_for_backward(x, weight, inverse)
         return (x * inverse).mul_(weight).to(dtype)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:
         x, weight, inverse = ctx.saved_tensors
-        dy = grads[0].float()
-        normed = x * inverse
-        d_weight = (dy * normed).sum(0)
-        dy = dy * weight
-        mean = (dy * normed).mean(-1, keepdim=True)
-        return dy.sub_(normed.mul_(mean)).mul_(inverse), d_weight, None, None
+        dx = grads[0] * inverse  # float32
+        product = dx * x
+        mean = (product @ weight)[:, None].mul_(inverse.square() / x.shape[-1])
+        return dx.mul_(weight).addcmul_(x, mean, value=-1), product.sum(0), None, None
 
 
 class RMSNorm(nn.Module):
@@ -200,6 +206,31 @@ class RMSNorm(nn.Module):
 def linear(x: Tensor, layer: nn.Linear) -> Tensor:
     """x W^T with the master weight cast to x's type."""
     return F.linear(x, layer.weight.to(x.dtype))
+
+
+class _Rotary(torch.autograd.Function):
+    """Queries and keys of all heads with their last part rotated, and the values (a view).
+
+    q [T, N, D], kv [T, N, D - R + V], k_rope [T, R], cos and sin [T, R/2] -> q, k [T, N, D], v [T, N, V].
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, q: Tensor, kv: Tensor, k_rope: Tensor, cos: Tensor, sin: Tensor, nope: int
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        ctx.save_for_backward(cos, sin)
+        ctx.nope = nope
+        shared = rotate(k_rope[:, None], cos, sin).expand(-1, q.shape[1], -1)
+        q = torch.cat((q[..., :nope], rotate(q[..., nope:], cos, sin)), -1)
+        return q, torch.cat((kv[..., :nope], shared), -1), kv[..., nope:]
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Any:
+        (cos, sin), nope = ctx.saved_tensors, ctx.nope
+        dq, dk, dv = grads
+        d_rope = rotate_back(dk[..., nope:].sum(1, keepdim=True), cos, sin)[:, 0]
+        dq = torch.cat((dq[..., :nope], rotate_back(dq[..., nope:], cos, sin)), -1)
+        return dq, torch.cat((dk[..., :nope], dv), -1), d_rope, None, None, None
 
 
 class LatentAttention(nn.Module):
@@ -238,12 +269,10 @@ class LatentAttention(nn.Module):
         else:
             q = linear(self.q_a_layernorm(linear(x, self.q_a_proj)), self.q_b_proj)
         q = q.unflatten(-1, (heads, -1))
-        q = torch.cat((q[..., :nope], rotate(q[..., nope:], cos, sin)), -1)
         latent, k_rope = linear(x, self.kv_a_proj_with_mqa).split((c.kv_lora_rank, c.qk_rope_head_dim), -1)
         kv = linear(self.kv_a_layernorm(latent), self.kv_b_proj).unflatten(-1, (heads, -1))
-        k_rope = rotate(k_rope[:, None], cos, sin).expand(-1, heads, -1)
-        k = torch.cat((kv[..., :nope], k_rope), -1)
-        out, peak = attend(q, k, kv[..., nope:], c.softmax_scale, packing, self.track_logits)
+        q, k, v = _Rotary.apply(q, kv, k_rope, cos, sin, nope)  # type: ignore[misc]
+        out, peak = attend(q, k, v, c.softmax_scale, packing, self.track_logits)
         if self.track_logits:
             with self._lock:
                 self.max_logits = peak if self.max_logits is None else torch.maximum(self.max_logits, peak)

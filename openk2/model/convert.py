@@ -134,6 +134,25 @@ class RandomSource:
         return np.random.default_rng([self.seed, zlib.crc32(name.encode()), first])
 
 
+class Untied:
+    """Another source whose head is a matrix of its own, the same as its embedding: what some trainers insist on."""
+
+    def __init__(self, source: Source) -> None:
+        self.source = source
+        self.config = dataclasses.replace(source.config, tie_word_embeddings=False)
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        return {**self.source.identity, "untied": True}
+
+    def rows(self, name: str, first: int, last: int) -> np.ndarray:
+        tied = name == "lm_head.weight" and self.source.config.tie_word_embeddings
+        return self.source.rows("model.embed_tokens.weight" if tied else name, first, last)
+
+    def int4(self, name: str, first: int, last: int) -> tuple[np.ndarray, np.ndarray] | None:
+        return self.source.int4(name, first, last)
+
+
 def convert(
     source: Source,
     out: str | Path,

@@ -15,7 +15,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from openk2.model import grouped
+from openk2.model.balance import Balance
 from openk2.model.config import ModelConfig
+from openk2.model.expert_parallel import ExpertExchange, held
+from openk2.model.recompute import recomputing
 
 _ROWS = 64
 
@@ -38,12 +42,12 @@ def _activate(h: Tensor, width: int) -> Tensor:
     return F.silu(h[:, :width]).mul_(h[:, width:])
 
 
-def _activate_backward(da: Tensor, h: Tensor, width: int) -> Tensor:
-    """Gradient [S, I] after the activation -> gradient [S, 2I] of gate and up. Overwrites `da`."""
-    gate, up = h[:, :width], h[:, width:]
+def _activate_backward(da: Tensor, h: Tensor, silu: Tensor) -> Tensor:
+    """Gradient [S, I] after the activation -> gradient [S, 2I] of gate and up, silu(gate) given. Overwrites `da`."""
+    width = silu.shape[1]
     dh = torch.empty_like(h)
-    torch.mul(da, F.silu(gate), out=dh[:, width:])
-    dh[:, :width] = torch.ops.aten.silu_backward(da.mul_(up), gate)
+    torch.mul(da, silu, out=dh[:, width:])
+    torch.ops.aten.silu_backward.grad_input(da.mul_(h[:, width:]), h[:, :width], grad_input=dh[:, :width])
     return dh
 
 
@@ -61,8 +65,9 @@ class _SwiGLU(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> Any:
         x, h, gate_up, down = ctx.saved_tensors
         width = down.shape[1]
-        d_down = grads[0].T @ _activate(h, width)
-        dh = _activate_backward(grads[0] @ down, h, width)
+        silu = F.silu(h[:, :width])
+        d_down = grads[0].T @ (silu * h[:, width:])
+        dh = _activate_backward(grads[0] @ down, h, silu)
         d_gate_up = (dh.T @ x).float()
         return dh @ gate_up, d_gate_up[:width], d_gate_up[width:], d_down.float()
 
@@ -78,10 +83,15 @@ class Router(nn.Module):
         self.weight = nn.Parameter(torch.empty(config.n_routed_experts, config.hidden_size))
         self.register_buffer("e_score_correction_bias", torch.zeros(config.n_routed_experts))
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """x [T, H] -> expert ids [T, K] (int64) and weights [T, K] (float32, from the scores without the bias)."""
+    def forward(self, x: Tensor, balance: Balance | None = None) -> tuple[Tensor, Tensor]:
+        """x [T, H] -> expert ids [T, K] (int64) and weights [T, K] (float32, from the scores without the bias).
+
+        `balance` is told the scores.
+        """
         c = self.config
         scores = F.linear(x.float(), self.weight).sigmoid()
+        if balance is not None:
+            balance.add(scores, c.num_experts_per_tok)
         choice = scores.detach() + self.e_score_correction_bias
         if c.n_group > 1:
             groups = choice.unflatten(-1, (c.n_group, -1))
@@ -168,11 +178,13 @@ class _RoutedSwiGLU(torch.autograd.Function):
             if not size:
                 continue
             rows = slice(start, start + size)
-            a = _activate(hidden[rows], width)
+            h = hidden[rows]
+            silu = F.silu(h[:, :width])
+            a = silu * h[:, width:]
             da = torch.mm(dout[rows], down[expert])  # gradient of a * w
             torch.sum(da * a, -1, dtype=torch.float32, out=dw[rows])
             torch.mm(dout[rows].T, a.mul_(w[rows]), out=d_down[expert])
-            dh = _activate_backward(da.mul_(w[rows]), hidden[rows], width)
+            dh = _activate_backward(da.mul_(w[rows]), h, silu)
             torch.mm(dh, gate_up[expert], out=dx[rows])
             torch.mm(dh.T, xs[rows], out=d_gate_up[expert])
             start += size
@@ -198,11 +210,21 @@ class Experts(nn.Module):
         self.up_proj = nn.Parameter(torch.empty(e, i, h))
         self.down_proj = nn.Parameter(torch.empty(e, h, i))
         self.override: tuple[Tensor, Tensor, Tensor] | None = None
+        self.exchange: ExpertExchange | None = None  # set where the experts are divided among ranks
 
     def forward(self, x: Tensor, index: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
         """x [T, H], index and weights [T, K] -> [T, H] and the tokens each expert got [E] (int64)."""
-        routing = _Routing(index, self.gate_proj.shape[0])
-        out = _RoutedSwiGLU.apply(x, weights, self.gate_proj, self.up_proj, self.down_proj, routing, self.override)
+        if self.exchange is not None:
+            return self.exchange(lambda *copies: self._own(*copies)[0], x, index, weights)
+        return self._own(x, index, weights)
+
+    def _own(self, x: Tensor, index: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+        """The same for the experts that lie here, `index` counting from the first of them."""
+        gate, up, down = (held(stack) for stack in (self.gate_proj, self.up_proj, self.down_proj))
+        if x.is_cuda:
+            return grouped.routed(x, index, weights, gate, up, down, self.override)
+        routing = _Routing(index, len(gate))
+        out = _RoutedSwiGLU.apply(x, weights, gate, up, down, routing, self.override)
         return out, routing.counts  # type: ignore[return-value]
 
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
@@ -237,11 +259,11 @@ class MoE(nn.Module):
         self.load: Tensor | None = None  # [E] tokens since the last `balance`
         self._lock = threading.Lock()  # several threads may run the same network on parts of a batch
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, balance: Balance | None = None) -> Tensor:
         """x [T, H] -> [T, H]."""
-        index, weights = self.gate(x)
+        index, weights = self.gate(x, balance)
         out, counts = self.experts(x, index, weights)
-        if self.training:
+        if self.training and not recomputing():
             with self._lock:
                 self.load = counts if self.load is None else self.load + counts
         return out + self.shared_experts(x)

@@ -27,3 +27,10 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     first, second = x.float().unflatten(-1, (-1, 2)).unbind(-1)
     cos, sin = cos[:, None], sin[:, None]
     return torch.cat((first * cos - second * sin, second * cos + first * sin), -1).to(x.dtype)
+
+
+def rotate_back(y: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """The transpose of `rotate`: from halves [T, heads, d] to pairs, by the opposite angles (its gradient)."""
+    first, second = y.float().chunk(2, -1)
+    cos, sin = cos[:, None], sin[:, None]
+    return torch.stack((first * cos + second * sin, second * cos - first * sin), -1).flatten(-2).to(y.dtype)

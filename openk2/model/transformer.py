@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,11 +11,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from openk2.model.attention import LatentAttention, Packing, RMSNorm
+from openk2.model.balance import Balance
 from openk2.model.config import ModelConfig
 from openk2.model.moe import MLP, Experts, MoE
+from openk2.model.recompute import recompute
 from openk2.model.rope import rope_tables
 
-_LOSS_CHUNK = 1024  # rows of logits held at once
+_LOSS_CHUNK = 256  # rows of logits held at once: few enough to stay in the cache
 
 
 class Block(nn.Module):
@@ -26,10 +29,17 @@ class Block(nn.Module):
         self.mlp: nn.Module = MoE(config) if config.is_moe(layer) else MLP(config.hidden_size, config.intermediate_size)
         self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.recompute = False  # trade a second forward pass for the memory of the activations
 
     def forward(self, x: Tensor, packing: Packing, cos: Tensor, sin: Tensor, dtype: torch.dtype) -> Tensor:
+        if self.recompute and torch.is_grad_enabled():
+            return recompute(self._forward, x, packing, cos, sin, dtype)
+        return self._forward(x, packing, cos, sin, dtype)
+
+    def _forward(self, x: Tensor, packing: Packing, cos: Tensor, sin: Tensor, dtype: torch.dtype) -> Tensor:
         x = x + self.self_attn(self.input_layernorm(x, dtype), packing, cos, sin)
-        return x + self.mlp(self.post_attention_layernorm(x, dtype))
+        normed = self.post_attention_layernorm(x, dtype)
+        return x + (self.mlp(normed, packing.balance) if isinstance(self.mlp, MoE) else self.mlp(normed))
 
 
 class Body(nn.Module):
@@ -49,6 +59,7 @@ class Transformer(nn.Module):
         super().__init__()
         self.config = config
         self.dtype = dtype
+        self.alpha = 0.0  # of the sequence-wise balance loss
         self.model = Body(config)
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         if config.tie_word_embeddings:
@@ -69,12 +80,15 @@ class Transformer(nn.Module):
     def loss(self, ids: Tensor, packing: Packing, rows: Tensor) -> Tensor:
         """Mean cross-entropy of predicting ids[r] from the position before, over `rows` [M] (never a document's first).
 
-        Only those rows meet the head. Returns a scalar; raises ValueError when `rows` is empty.
+        Only those rows meet the head. With `alpha` the balance loss is in it, and alone in `packing.balance.value`.
+        Returns a scalar; raises ValueError when `rows` is empty.
         """
         if not len(rows):
             raise ValueError("no token of the batch is to be learned")
+        packing.balance = Balance(packing, rows, self.alpha) if self.alpha and self.config.moe_layers() else None
         states = self.hidden(ids, packing).index_select(0, rows - 1)
-        return _ChunkedCrossEntropy.apply(states, self.lm_head.weight, ids.index_select(0, rows), self.dtype)  # type: ignore[return-value]
+        loss: Tensor = _ChunkedCrossEntropy.apply(states, self.lm_head.weight, ids.index_select(0, rows), self.dtype)  # type: ignore[assignment]
+        return loss if packing.balance is None else loss + packing.balance.total()
 
     @torch.no_grad()
     def initialise(self, seed: int) -> None:
@@ -118,28 +132,33 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
     """Mean cross-entropy with logits made and used a chunk at a time, gradients included (as in Liger Kernel).
 
     Logits are float32: near zero loss bf16 logits are as coarse as the loss. The gradients' products use `dtype`.
+    Everything is in powers of two, whose exponential costs a CPU a quarter of e's; probabilities are divided by their
+    sum where they have become few: on the states' side of the products.
     """
 
     @staticmethod
     def forward(ctx: Any, states: Tensor, head: Tensor, targets: Tensor, dtype: torch.dtype) -> Tensor:
         states, head = states.float(), head.float()
-        low, states_low = head.to(dtype), states.to(dtype)
+        low = head.to(dtype)
         d_states = torch.empty_like(states)
         d_head = torch.zeros_like(head)
         total = torch.zeros((), device=states.device)
         count = len(targets)
         for start in range(0, count, _LOSS_CHUNK):
             rows = slice(start, start + _LOSS_CHUNK)
-            log_p = torch.log_softmax(F.linear(states[rows], head), -1)
             target = targets[rows, None]
-            total -= log_p.gather(1, target).sum()
-            p = log_p.exp_()
-            p.scatter_add_(1, target, torch.full_like(target, -1, dtype=p.dtype))
-            p = p.mul_(1 / count).to(dtype)
-            d_states[rows] = p @ low
-            d_head += p.T @ states_low[rows]
+            logits = F.linear(states[rows] * math.log2(math.e), head)
+            peak = logits.amax(-1, keepdim=True)
+            chosen = logits.gather(1, target)
+            p = logits.sub_(peak).exp2_()
+            norm = p.sum(-1, keepdim=True)
+            total += (peak - chosen + norm.log2()).sum()
+            p = p.scatter_add_(1, target, -norm).to(dtype)
+            norm *= count
+            torch.div(p @ low, norm, out=d_states[rows])
+            d_head += p.T @ (states[rows] / norm).to(dtype)
         ctx.save_for_backward(d_states, d_head)
-        return total / count
+        return total * (math.log(2) / count)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:

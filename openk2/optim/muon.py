@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Executor
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from openk2.optim.distributed import OwnerCompute, local, sharded
 
 _NS = (3.4445, -4.7750, 2.0315)  # quintic whose slope at 0 is steepest (Keller Jordan, Muon)
 _BATCH_ELEMENTS = 1 << 20  # matrices orthogonalised at once: keeps the work inside the cache
@@ -54,6 +56,7 @@ class MuonAdamW(torch.optim.Optimizer):
         defaults = {"lr": lr, "weight_decay": weight_decay, "momentum": momentum, "betas": betas, "eps": eps}
         super().__init__(groups, defaults | {"muon": False, "ns_steps": ns_steps})
         self.ns_dtype = ns_dtype  # not a group value: torch dtypes do not belong in a state dict
+        self._owners: OwnerCompute | None = None
         self.executor: Executor | None = None  # orthogonalises several parts at once, where one is given
 
     @torch.no_grad()
@@ -67,30 +70,67 @@ class MuonAdamW(torch.optim.Optimizer):
 
     def _muon(self, group: dict[str, Any], live: list[Tensor]) -> None:
         lr, mu = group["lr"], group["momentum"]
-        by_shape: dict[tuple[int, int], list[tuple[Tensor, Tensor]]] = defaultdict(list)
+        whole: list[tuple[Tensor, Tensor]] = []  # weight and update of each matrix that lies here
+        rows: list[tuple[Tensor, Tensor]] = []  # this rank's rows of each matrix that several ranks share
+        shapes: list[tuple[int, int]] = []  # of the latter
         for p in live:
             assert p.grad is not None
             state = self.state[p]
             if not state:
                 state["momentum"] = torch.zeros_like(p)
-            state["momentum"].mul_(mu).add_(p.grad)
-            update = p.grad.add(state["momentum"], alpha=mu)
-            p.mul_(1 - lr * group["weight_decay"])
+            weight, gradient, momentum = local(p), local(p.grad), local(state["momentum"])
+            momentum.mul_(mu).add_(gradient)
+            update = gradient.add(momentum, alpha=mu)
+            weight.mul_(1 - lr * group["weight_decay"])
             n, m = p.shape[-2:]
-            by_shape[n, m] += zip(p.view(-1, n, m), update.view(-1, n, m), strict=True)
-        parts = []
-        for (n, m), pairs in by_shape.items():
-            count = max(1, _BATCH_ELEMENTS // (n * m))
-            parts += [pairs[start : start + count] for start in range(0, len(pairs), count)]
+            if p.ndim == 2 and sharded(p):
+                rows.append((weight, update))
+                shapes.append((n, m))
+            elif weight.numel():
+                whole += zip(weight.view(-1, n, m), update.view(-1, n, m), strict=True)
 
-        def apply(part: list[tuple[Tensor, Tensor]]) -> None:
+        def step(weight: Tensor, direction: Tensor, shape: Sequence[int]) -> None:
+            weight.add_(direction.float(), alpha=-lr * 0.2 * math.sqrt(max(shape)))
+
+        def directions(matrices: list[Tensor]) -> list[Tensor]:
+            result: list[Tensor] = list(matrices)
+            self._orthogonalise(matrices, group["ns_steps"], result.__setitem__)
+            return result
+
+        self._orthogonalise(
+            [u for _, u in whole], group["ns_steps"], lambda i, d: step(whole[i][0], d, whole[i][0].shape)
+        )
+        if rows:
+            exchange = self._exchange(live, shapes)
+            found = exchange([u for _, u in rows], directions, self.ns_dtype)
+            for (weight, _), direction, shape in zip(rows, found, shapes, strict=True):
+                step(weight, direction, shape)
+
+    def _orthogonalise(self, matrices: list[Tensor], steps: int, use: Callable[[int, Tensor], None]) -> None:
+        """Call use(i, direction of matrices[i]) for each, those of one shape being orthogonalised together."""
+        by_shape: dict[torch.Size, list[int]] = defaultdict(list)
+        for i, matrix in enumerate(matrices):
+            by_shape[matrix.shape].append(i)
+        parts = []
+        for shape, members in by_shape.items():
+            count = max(1, _BATCH_ELEMENTS // shape.numel())
+            parts += [members[start : start + count] for start in range(0, len(members), count)]
+
+        def apply(part: list[int]) -> None:
             with torch.no_grad():  # the mode belongs to a thread
-                n, m = part[0][0].shape
-                ortho = orthogonalise(torch.stack([u for _, u in part]), group["ns_steps"], self.ns_dtype).float()
-                for (p, _), direction in zip(part, ortho, strict=True):
-                    p.add_(direction, alpha=-lr * 0.2 * math.sqrt(max(n, m)))
+                for i, direction in zip(
+                    part, orthogonalise(torch.stack([matrices[i] for i in part]), steps, self.ns_dtype), strict=True
+                ):
+                    use(i, direction)
 
         list((self.executor.map if self.executor else map)(apply, parts))
+
+    def _exchange(self, live: list[Tensor], shapes: list[tuple[int, int]]) -> OwnerCompute:
+        """Who owns which of the matrices that ranks share: the same as long as the same ones are trained."""
+        if self._owners is None or self._owners.shapes != shapes:
+            mesh: Any = next(p for p in live if p.ndim == 2 and sharded(p))
+            self._owners = OwnerCompute(mesh.device_mesh.get_group(), shapes)
+        return self._owners
 
     def _adamw(self, group: dict[str, Any], live: list[Tensor]) -> None:
         lr, (beta1, beta2) = group["lr"], group["betas"]
@@ -99,12 +139,13 @@ class MuonAdamW(torch.optim.Optimizer):
             state = self.state[p]
             if not state:
                 state.update(step=0, mean=torch.zeros_like(p), square=torch.zeros_like(p))
+            weight, gradient, mean, square = (local(t) for t in (p, p.grad, state["mean"], state["square"]))
             state["step"] += 1
-            state["mean"].lerp_(p.grad, 1 - beta1)
-            state["square"].mul_(beta2).addcmul_(p.grad, p.grad, value=1 - beta2)
-            denominator = (state["square"] / (1 - beta2 ** state["step"])).sqrt_().add_(group["eps"])
-            p.mul_(1 - lr * group["weight_decay"])
-            p.addcdiv_(state["mean"], denominator, value=-lr / (1 - beta1 ** state["step"]))
+            mean.lerp_(gradient, 1 - beta1)
+            square.mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
+            denominator = (square / (1 - beta2 ** state["step"])).sqrt_().add_(group["eps"])
+            weight.mul_(1 - lr * group["weight_decay"])
+            weight.addcdiv_(mean, denominator, value=-lr / (1 - beta1 ** state["step"]))
 
 
 def parameter_groups(model: nn.Module) -> list[dict[str, Any]]:

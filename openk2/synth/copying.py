@@ -12,9 +12,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from openk2.chat.messages import Message
+from openk2.chat.shards import Tokens, write_tokens
 from openk2.chat.template import generation_prompt, render_message
 from openk2.chat.tokenizer import Tokenizer
-from openk2.synth.shards import Tokens, load_tokenizer, write_tokens
 
 
 class Copying:
@@ -70,13 +70,14 @@ class Copying:
 def make(
     tokenizer_path: Path, out: Path, tokens: int, seed: int, few: float = 0.0, say: Callable[[str], None] = print
 ) -> None:
-    """Write one shard of about `tokens` tokens. Raises UserError for a tokenizer that is missing or too large."""
-    copying = Copying(load_tokenizer(tokenizer_path), seed, few)
+    """Write one shard of about `tokens` tokens. Raises UserError for a tokenizer that is missing or damaged."""
+    tokenizer = Tokenizer.load(tokenizer_path)
+    copying = Copying(tokenizer, seed, few)
     out.mkdir(parents=True, exist_ok=True)
     documents: list[Tokens] = []
     made = 0
     while made < tokens:
         documents.append(copying.draw())
         made += len(documents[-1][0])
-    write_tokens(out / f"copy{seed}", documents)
+    write_tokens(out / f"copy{seed}", documents, tokenizer.n_vocab)
     say(f"{made / 1e6:.2f}M tokens in {out}")

@@ -2,7 +2,7 @@
 
     k2 synth trajectories --data DATA --tokenizer DIR --out DIR --count 60000 --seed 1
 
-Beside each shard of tokens (`synth/shards.py`) stands `NAME.jsonl.gz`: the records with their proofs. The same seed
+Beside each shard of tokens (`chat/shards.py`) stands `NAME.jsonl.gz`: the records with their proofs. The same seed
 gives the same bytes.
 """
 
@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from openk2.chat.messages import Message
+from openk2.chat.shards import Tokens, write_tokens
 from openk2.chat.template import render_for_training
 from openk2.chat.tokenizer import Tokenizer
 from openk2.errors import UserError
@@ -27,7 +28,6 @@ from openk2.synth.gsm8k import gsm8k_problem
 from openk2.synth.mawps import mawps_problem
 from openk2.synth.names import Pieces, pieces_of
 from openk2.synth.newcomer import ASKED
-from openk2.synth.shards import Tokens, load_tokenizer, write_tokens
 from openk2.synth.sources import Sources
 from openk2.synth.trajectory import Record
 from openk2.synth.user_documents import Shelf
@@ -149,7 +149,7 @@ def write_shard(path: Path, records: list[Record], tokenizer: Tokenizer) -> int:
             if len(ids) <= LONGEST:
                 documents.append((ids, mask))
                 lines.write(json.dumps(record, ensure_ascii=False) + "\n")
-    return write_tokens(path, documents)
+    return write_tokens(path, documents, tokenizer.n_vocab)
 
 
 def make(
@@ -164,7 +164,7 @@ def make(
     if unknown := set(kinds) - set(MIXTURE):
         raise UserError(f"No kind of example is called {min(unknown)}; there are {', '.join(MIXTURE)}.")
     mixture = {kind: share for kind, share in MIXTURE.items() if not kinds or kind in kinds}
-    tokenizer = load_tokenizer(tokenizer_path)
+    tokenizer = Tokenizer.load(tokenizer_path)
     sources, pieces = Sources.load(data), pieces_of(tokenizer)
     out.mkdir(parents=True, exist_ok=True)
     made: Counter[str] = Counter()

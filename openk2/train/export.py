@@ -5,6 +5,7 @@ k2 model export out/run1 out/nano
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from openk2.model.convert import target
 from openk2.model.expected import BIAS, EXPERT
 from openk2.quant.int4 import quantize
 from openk2.quant.packing import pack
-from openk2.train.state import initial_weights
+from openk2.train.checkpoint import initial_weights
 
 
 def stored(tensors: dict[str, torch.Tensor], int4: bool) -> dict[str, Stored]:
@@ -44,9 +45,18 @@ def export(
     save(out, target(config, "int4" if int4 else "bf16"), stored(tensors, int4), tokenizer=tokenizer, profile=profile)
 
 
-def export_run(run: Path, out: Path, *, int4: bool, tokenizer: Path | None = None, profile: Path | None = None) -> str:
-    """Export the last state of a training run, or a bf16 checkpoint; returns one line that says what was written."""
+def export_run(
+    run: Path, out: Path, *, int4: bool, tokenizer: Path | None = None, profile: Path | None = None,
+    untie: bool = False,
+) -> str:  # fmt: skip
+    """Export the last state of a training run, or a bf16 checkpoint; returns one line that says what was written.
+
+    `untie` writes a head that is tied to the embedding a second time, as a matrix of its own.
+    """
     config, tensors = initial_weights(run)
+    if untie and config.tie_word_embeddings:
+        config = replace(config, tie_word_embeddings=False)
+        tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"]
     if tokenizer is None and all((run / name).exists() for name in TOKENIZER_FILES):
         tokenizer = run
     data = read_object(profile) if profile else None

@@ -2,204 +2,248 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
 import math
-import signal
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from openk2.errors import UserError
+from openk2.model.attention import LatentAttention
 from openk2.model.config import ModelConfig
 from openk2.model.mimetic import initialise_mimetic
 from openk2.model.moe import Experts
 from openk2.model.transformer import Transformer
+from openk2.optim.distributed import clip_gradients_
 from openk2.optim.muon import MuonAdamW, parameter_groups
 from openk2.optim.qk_clip import qk_clip_all_
-from openk2.optim.schedule import WSD
 from openk2.quant.int4 import fake_quantize
-from openk2.train.packing import Packer
-from openk2.train.state import load_state, save_state
+from openk2.train.checkpoint import Checkpoints, folders
+from openk2.train.data import Source, Stream
+from openk2.train.devices import peak_flops
+from openk2.train.estimate import flops_per_token
+from openk2.train.packing import Packer, Prefetch
+from openk2.train.parallel import World, balance, gradients, parallelise
+from openk2.train.progress import Progress, stop_on_signal
+from openk2.train.recipe import Stage
+from openk2.train.samples import Sampler
+from openk2.train.watch import LASTING, Spikes, explain
 from openk2.train.workers import Workers, tune_allocator
 
 
 @dataclass(frozen=True)
-class Settings:
-    """What decides a run, apart from its data and its network. Two runs with equal settings have equal losses."""
+class Pace:
+    """How a run is saved and watched: nothing here changes a loss."""
 
-    tokens: int
-    seconds: float | None = None  # end after so much training time, if it comes before the tokens
-    lr: float = 1e-2
-    adam_scale: float = 0.3  # AdamW's share of the rate: its steps are larger than Muon's while gradients are steady
-    weight_decay: float = 0.1
-    schedule: WSD = field(default_factory=WSD)
-    clip: float = 1.0
-    qk_clip: float = 100.0
-    balance: float = 1e-2  # Moonlight's 1e-3 needs thousands of steps; a small run has only those
-    qat_fraction: float = 0.2
-    seed: int = 0
     checkpoint_minutes: float = 5.0
-    log_every: int = 10
-    max_steps: int | None = None  # stop (as if killed after a checkpoint) at this step: for tests and pauses
+    keep: int = 2  # checkpoints
+    log_every: int = 10  # steps
+    sample_every: int = 200  # steps
+    max_steps: int | None = None  # pause (as if killed after a checkpoint) at this step of the run
+    recompute: int = 0  # every n-th block's activations are made again in the backward pass instead of kept; 0: none
+
+
+@dataclass
+class Position:
+    """How far a run is. Tokens are real ones, without the filler of batches."""
+
+    step: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
+    stage: int = 0
+    stage_tokens: int = 0
+    stage_seconds: float = 0.0
+
+    def advance(self, tokens: int, seconds: float) -> None:
+        """One step more."""
+        self.step += 1
+        self.tokens, self.stage_tokens = self.tokens + tokens, self.stage_tokens + tokens
+        self.seconds, self.stage_seconds = self.seconds + seconds, self.stage_seconds + seconds
+
+    def fraction(self, stage: Stage) -> float:
+        """How much of the stage is done."""
+        return max(self.stage_tokens / stage.tokens, self.stage_seconds / stage.seconds if stage.seconds else 0.0)
 
 
 def train(
-    model: Transformer, packer: Packer, settings: Settings, out: Path, say: Callable[[str], None] = print
-) -> dict[str, float]:
-    """Train `model` until the budget is spent; resumes from out/state.pt if there is one. Returns the last metrics.
+    model: Transformer, data: Sequence[Source], stages: Sequence[Stage], out: Path, world: World | None = None,
+    say: Callable[[str], None] = print, pace: Pace = Pace(), sampler: Sampler | None = None,
+) -> dict[str, Any]:  # fmt: skip
+    """Train `model` through the stages; resumes the run in `out` if there is one. Returns the last row of metrics.
 
-    Raises UserError when the loss stops being finite: the last checkpoint is then still good.
+    Raises UserError when the loss spikes or stops being finite (the last checkpoint is then still good), when a
+    checkpoint cannot be written, and when the one to resume is of another network, recipe or data.
     """
+    if len({stage.optimizer == "adamw" for stage in stages}) > 1:
+        raise UserError("Stages of one run share their optimizer's state: take adamw for all of them, or start anew.")
+    world = world or World.single()
     tune_allocator()
     out.mkdir(parents=True, exist_ok=True)
-    state_file, metrics_file = out / "state.pt", out / "metrics.jsonl"
-    optimizer = MuonAdamW(parameter_groups(model), settings.lr, settings.weight_decay)
-    workers = Workers(packer.parts)
-    optimizer.executor = workers.executor
-    step, tokens, elapsed = 0, 0, 0.0
-    if state_file.exists():
-        saved = load_state(state_file, model, optimizer, packer)
-        step, tokens, elapsed = saved["step"], saved["tokens"], saved["elapsed"]
-        _truncate(metrics_file, step)
-        say(f"resumed at step {step}, {tokens / 1e6:.2f}M tokens")
-        if settings.max_steps is not None and step >= settings.max_steps:
-            say(f"step {settings.max_steps} is done")
-            return {}
+    base, at, metrics = model.config, Position(), dict[str, Any]()
+    parallelise(model, world, pace.recompute)
     model.train()
+    optimizer = make_optimizer(model, stages[0])
+    peak = peak_flops(world.device) * world.size
     for attention in model.attentions():
         attention.track_logits = True
-    metrics: dict[str, float] = {}
-    meter = _Meter(elapsed, tokens)
-    saved_at = time.monotonic()
 
-    def checkpoint() -> None:
-        progress = {"step": step, "tokens": tokens, "elapsed": meter.elapsed(), "settings": asdict(settings)}
-        save_state(state_file, model, optimizer, packer, progress)
+    with Checkpoints(out, world, pace.keep, say) as checkpoints, stop_on_signal() as stopped:
+        saved = checkpoints.restore(model, optimizer, stages)
+        if saved:
+            at = Position(**saved["position"])
+        progress = Progress(out, at, stages, pace.log_every, say if world.is_main else None)
+        stopping, position, saved_step, saved_time = False, dict[str, Any](), at.step, time.monotonic()
 
-    with _stop_on_signal() as stopped, metrics_file.open("a", encoding="utf-8") as log:
-        while (progress := _progress(settings, tokens, meter.elapsed())) < 1:
-            batches = packer.step()
-            rate = settings.schedule.at(progress)
-            for group in optimizer.param_groups:
-                group["lr"] = settings.lr * max(rate, 1e-3) * (1.0 if group["muon"] else settings.adam_scale)
-            qat = settings.qat_fraction > 0 and progress >= 1 - settings.qat_fraction
-            if qat:
-                workers.map(_quantise_experts, model.experts())
+        def checkpoint() -> None:
+            nonlocal saved_step, saved_time
+            progress.flush()
+            recipe = [asdict(stage) for stage in stages]
+            state = {"config": base.to_hf(), "position": asdict(at), "stages": recipe, "data": position}
+            checkpoints.save(model, optimizer, state)
+            saved_step, saved_time = at.step, time.monotonic()
 
-            loss = workers.gradients(model, batches)
-            norm = float(torch.nn.utils.clip_grad_norm_(model.parameters(), settings.clip))
-            if not (math.isfinite(loss) and math.isfinite(norm)):
+        for number in range(at.stage, len(stages)):
+            stage = stages[number]
+            if number > at.stage:
+                at = Position(at.step, at.tokens, at.seconds, number)
+            if stage.parts % world.size:
                 raise UserError(
-                    f"The loss became {loss} (gradient norm {norm}) at step {step}; the last good state is in "
-                    f"{state_file}. Lower --lr and start again with --init {out}."
+                    f"The {stage.parts} parts of a step of the stage {stage.name} do not divide among {world.size} "
+                    f"processes; make --parts a multiple of {world.size}."
                 )
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-            logit, clipped = qk_clip_all_(model.attentions(), settings.qk_clip)
-            load = max((moe.balance(settings.balance * rate) for moe in model.moe_layers()), default=1.0)
+            set_config(model, stage.config(base))
+            set_options(optimizer, stage)
+            model.alpha = stage.aux_loss
+            stream = Stream(data, stage.name, stage.seed, min(stage.context, stage.part_tokens))
+            packer = Packer(stream, stage.part_tokens, stage.parts, world.rank, world.size)
+            if saved:
+                packer.restore(saved["data"])
+            spikes, qat = Spikes(progress.recent if saved else ()), bool(saved and progress.qat)
+            saved, position, steps = None, packer.state(), Prefetch(packer, base.vocab_size, world.device)
+            workers = Workers(len(packer.own) if world.size == 1 and world.device.type == "cpu" else 1)
+            optimizer.executor = workers.executor
 
-            step, tokens = step + 1, tokens + sum(batch.tokens for batch in batches)
-            metrics = {
-                "step": step, "tokens": tokens, "loss": loss, "own": sum(len(batch.rows) for batch in batches),
-                "grad_norm": norm,
-                "lr": settings.lr * rate, "max_logit": logit, "clipped_heads": clipped, "load": load, "qat": int(qat),
-                "epoch": packer.stream.epochs(), "seconds": meter.elapsed(),
-            }  # fmt: skip
-            log.write(json.dumps({k: round(v, 6) if isinstance(v, float) else v for k, v in metrics.items()}) + "\n")
-            if step % settings.log_every == 0 or step == 1:
-                log.flush()
-                say(_line(metrics, settings, meter.speed(tokens), progress))
-            last = settings.max_steps is not None and step >= settings.max_steps
-            if time.monotonic() - saved_at > settings.checkpoint_minutes * 60 or last or stopped:
-                log.flush()
+            while (done := at.fraction(stage)) < 1 and not stopping and at.step < (pace.max_steps or math.inf):
+                started = time.monotonic()
+                step = steps.next()
+                rate = set_rate(optimizer, stage, done)
+                if stage.qat > 0 and done >= 1 - stage.qat:
+                    spikes = spikes if qat else Spikes()  # what is usual changes with the first rounded weights
+                    qat = True
+                    if world.size == 1:
+                        workers.map(quantise_experts, model.experts())
+
+                own = round(total(world, sum(len(batch.rows) for batch in step.batches)))
+                if world.size == 1:
+                    losses = workers.gradients(model, step.batches, own)
+                else:
+                    losses = gradients(model, step.batches, own, world, qat)
+                loss, aux_loss = (total(world, part) for part in losses)
+                norm = float(clip_gradients_(model.parameters(), stage.clip, world.sum))
+                row = {"step": at.step + 1, "stage": stage.name, "loss": loss, "grad_norm": norm}
+                if not (math.isfinite(loss) and math.isfinite(norm)):
+                    names = [stream.name(key) for batch in step.batches for key in batch.keys]
+                    first = explain(model, step.batches, names, out / "stopped.json", row, world)
+                    raise stopped_by(f"became {loss} with a gradient norm of {norm} (first {first})", row, out)
+                if (usual := spikes.add(loss, stage.spike)) is not None:
+                    raise stopped_by(f"rose to {loss:.4f} where {usual:.4f} was usual", row, out)
+
+                middle = time.monotonic()
+                optimizer.step()
+                optimizer.zero_grad(set_to_none=True)
+                limit = stage.qk_clip if stage.optimizer == "muonclip" else math.inf
+                logits, clipped = qk_clip_all_(model.attentions(), limit, world.max)
+                load = balance(model, stage.balance * rate, world)
+
+                ended = time.monotonic()
+                due = ended - saved_time > pace.checkpoint_minutes * 60
+                seconds, due, stopping = agreed(world, ended - started, due, bool(stopped))
+                position = step.state
+                at.advance(step.tokens, seconds)
+                flops = step.tokens * flops_per_token(model.config, step.context, own / step.tokens)
+                metrics = row | {
+                    "tokens": at.tokens, "aux_loss": aux_loss, "own": own, "lr": stage.lr * rate, "max_logits": logits,
+                    "clipped": clipped, "load": load, "qat": int(qat), "epoch": step.epoch, "seconds": at.seconds,
+                    "tokens_per_second": step.tokens / seconds, "mfu": flops / seconds / peak,
+                    "optimizer_share": (ended - middle) / seconds,
+                }  # fmt: skip
+                progress.row(metrics)
+                if sampler and at.step % pace.sample_every == 0:
+                    sampler.write(model, at.step, out / "samples.jsonl" if world.is_main else None)
+                if due:
+                    checkpoint()
+
+            steps.close()
+            if at.step != saved_step:
                 checkpoint()
-                saved_at = time.monotonic()
-            if last or stopped:
-                say(f"stopped at step {step}; the same command resumes it")
+            if done < 1:
+                say(f"stopped at step {at.step}; the same command goes on")
                 return metrics
-        checkpoint()
-    for experts in model.experts():
-        experts.override = None
-    say(f"done: {tokens / 1e6:.2f}M tokens in {step} steps, {meter.elapsed() / 60:.1f} minutes")
+            for experts in model.experts():
+                experts.override = None
+    say(f"done: {at.tokens / 1e6:.2f}M tokens in {at.step} steps, {at.seconds / 60:.1f} minutes")
     return metrics
 
 
-def _quantise_experts(experts: Experts) -> None:
-    """Let the forward passes of this step see the experts' weights as an INT4 export would store them."""
-    gate, up, down = (fake_quantize(p.detach()) for p in (experts.gate_proj, experts.up_proj, experts.down_proj))
-    experts.override = (gate, up, down)
+def total(world: World, number: float) -> float:
+    """Summed over all ranks."""
+    return float(world.sum(torch.tensor(number, dtype=torch.float64)))
 
 
-def _progress(settings: Settings, tokens: int, elapsed: float) -> float:
-    by_time = elapsed / settings.seconds if settings.seconds else 0.0
-    return max(tokens / settings.tokens, by_time)
+def agreed(world: World, seconds: float, due: bool, stopped: bool) -> tuple[float, bool, bool]:
+    """What holds for all ranks: the main one's clock, whether it is time to save, and whether anyone is to stop."""
+    mine = [seconds * world.is_main, due * world.is_main, stopped]
+    seconds, due, stopped = world.sum(torch.tensor(mine, dtype=torch.float64)).tolist()
+    return seconds, bool(due), bool(stopped)
 
 
-class _Meter:
-    """Training seconds over all resumptions, and the recent speed."""
-
-    def __init__(self, elapsed: float, tokens: int) -> None:
-        self._start = time.monotonic() - elapsed
-        self._mark = (time.monotonic(), tokens)
-        self._speed = 0.0
-
-    def elapsed(self) -> float:
-        return time.monotonic() - self._start
-
-    def speed(self, tokens: int) -> float:
-        """Tokens a second since the last call, smoothed."""
-        now = time.monotonic()
-        recent = (tokens - self._mark[1]) / max(now - self._mark[0], 1e-9)
-        self._mark = (now, tokens)
-        self._speed = 0.7 * self._speed + 0.3 * recent if self._speed else recent
-        return self._speed
-
-
-def _line(metrics: dict[str, float], settings: Settings, speed: float, progress: float) -> str:
-    left = (settings.tokens - metrics["tokens"]) / max(speed, 1e-9)
-    if settings.seconds:
-        left = min(left, settings.seconds - metrics["seconds"])
-    return (
-        f"step {metrics['step']:>6}  {metrics['tokens'] / 1e6:8.2f}M tokens {100 * progress:5.1f}%  "
-        f"loss {metrics['loss']:7.4f}  {speed:6.0f} tok/s  ETA {max(left, 0) / 60:5.1f} min  "
-        f"grad {metrics['grad_norm']:6.3f}  lr {metrics['lr']:.2e}  logit {metrics['max_logit']:5.1f}  "
-        f"load {metrics['load']:4.2f}{'  int4' if metrics['qat'] else ''}"
+def stopped_by(what: str, row: dict[str, Any], out: Path) -> UserError:
+    """The error of a run that goes wrong at `row`, which names the last checkpoint before it went wrong."""
+    good = [folder for folder in folders(out) if int(folder.name[-8:]) <= row["step"] - LASTING]
+    advice = f"the last state before is {good[0]}" if good else "no state was saved before"
+    return UserError(
+        f"The loss {what} at step {row['step']} of the stage {row['stage']}; {advice}. Lower --lr or change the "
+        "data, and start from there with --init and another --out."
     )
 
 
-def _truncate(metrics_file: Path, step: int) -> None:
-    """Drop metrics of steps after the checkpoint: they will be made again."""
-    if metrics_file.exists():
-        lines = metrics_file.read_text(encoding="utf-8").splitlines()
-        kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= step]
-        metrics_file.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+def make_optimizer(model: Transformer, stage: Stage) -> MuonAdamW:
+    """Muon for matrices and AdamW for the rest, or AdamW for all of them under the same rules of decay."""
+    groups = parameter_groups(model)
+    if stage.optimizer == "adamw":
+        groups = [{"params": list(model.parameters()), "muon": False}]
+    return MuonAdamW(groups, stage.lr, stage.weight_decay, stage.momentum)
 
 
-@contextlib.contextmanager
-def _stop_on_signal() -> Iterator[list[int]]:
-    """Collect SIGINT and SIGTERM, so that a step ends before the run does. A second SIGINT interrupts at once."""
-    received: list[int] = []
+def set_options(optimizer: MuonAdamW, stage: Stage) -> None:
+    for group in optimizer.param_groups:
+        group.update(weight_decay=stage.weight_decay, momentum=stage.momentum)
 
-    def receive(number: int, frame: Any) -> None:
-        if received and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        received.append(number)
 
-    try:
-        before = {number: signal.signal(number, receive) for number in (signal.SIGINT, signal.SIGTERM)}
-    except ValueError:  # not in the main thread: signals go elsewhere
-        yield received
-        return
-    try:
-        yield received
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+def set_rate(optimizer: MuonAdamW, stage: Stage, done: float) -> float:
+    """Set the learning rates of the step at fraction `done` of the stage; returns the rate over its peak."""
+    rate = max(stage.schedule.at(done), 1e-3)
+    for group in optimizer.param_groups:
+        share = 1.0 if group["muon"] or stage.optimizer == "adamw" else stage.adam_scale
+        group["lr"] = stage.lr * rate * share
+    return rate
+
+
+def set_config(model: Transformer, config: ModelConfig) -> None:
+    """Let a network that stands be read by another description of equal sizes: YaRN changes only how it is used."""
+    model.config = config
+    for module in model.modules():
+        if isinstance(module, LatentAttention):
+            module.config = config
+
+
+def quantise_experts(experts: Experts) -> None:
+    """Let the forward passes of this step see the experts' weights as an INT4 export would store them."""
+    gate, up, down = (fake_quantize(p.detach()) for p in (experts.gate_proj, experts.up_proj, experts.down_proj))
+    experts.override = (gate, up, down)
 
 
 def build(config: ModelConfig, seed: int, mimetic: bool = False) -> Transformer:

@@ -142,13 +142,19 @@ def test_an_int4_checkpoint_goes_out_as_it_is_and_as_bf16(tmp_path: Path) -> Non
 
 def test_a_training_run_and_a_checkpoint_live_under_one_verb(tmp_path: Path) -> None:
     from openk2.model.transformer import Transformer
+    from openk2.train.checkpoint import Checkpoints
+    from openk2.train.parallel import World
+    from openk2.train.recipe import Stage
 
     config = ModelConfig.from_depth(2, vocab_size=6144, moe_intermediate_size=32)
     model = Transformer(config)
     model.initialise(0)
     run_folder = tmp_path / "run"
     run_folder.mkdir()
-    torch.save({"config": config.to_hf(), "model": model.tensors()}, run_folder / "state.pt")
+    with Checkpoints(run_folder, World.single()) as checkpoints:
+        stages = [dataclasses.asdict(Stage())]
+        state = {"config": config.to_hf(), "position": {"step": 1, "stage": 0}, "stages": stages}
+        checkpoints.save(model, torch.optim.SGD(model.parameters()), state)
     (tmp_path / "profile.json").write_text('{"system": "Hello"}')
     out = run("export", run_folder, tmp_path / "a", "--tokenizer", NANO, "--profile", tmp_path / "profile.json")
     assert "parameters" in out

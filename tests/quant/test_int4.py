@@ -114,6 +114,30 @@ def test_export_reads_back_as_what_training_saw(tmp_path: Path) -> None:
     assert checked == 2 * 4 * 3
 
 
+def test_loss_of_the_export_is_that_of_the_forward_pass(tmp_path: Path) -> None:
+    from openk2.model.attention import Packing
+    from openk2.model.transformer import Transformer
+    from openk2.train.checkpoint import initial_weights
+    from openk2.train.export import export
+    from openk2.train.loop import quantise_experts
+
+    config, tensors, folder = tiny(tmp_path)
+    model = Transformer(config, torch.float32)
+    model.load_tensors(tensors)
+    ids, packing, rows = torch.arange(3, 60), Packing([30, 27]), torch.tensor([1, 5, 29, 31, 56])
+    masters = model.loss(ids, packing, rows).item()
+    for experts in model.experts():
+        quantise_experts(experts)
+    seen = model.loss(ids, packing, rows).item()
+    assert seen != masters
+    exported = Transformer(config, torch.float32)
+    exported.load_tensors(initial_weights(folder)[1])
+    assert exported.loss(ids, packing, rows).item() == seen
+    export(config, exported.tensors(), tmp_path / "again", int4=True)  # INT4 of INT4 is the same INT4
+    again = initial_weights(tmp_path / "again")[1]
+    assert all(torch.equal(again[name], tensor) for name, tensor in exported.tensors().items())
+
+
 def test_engine_and_training_forward_agree_on_the_export(tmp_path: Path) -> None:
     from openk2.engine import Engine
     from openk2.model.attention import Packing

@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,11 +15,12 @@ pytest.importorskip("torch")
 import torch
 
 from openk2.model.config import ModelConfig
-from openk2.optim.schedule import WSD
-from openk2.train.data import Stream
-from openk2.train.loop import Settings, build, train
+from openk2.train.checkpoint import folders, initial_weights
+from openk2.train.data import Source, Stream
+from openk2.train.loop import Pace, build, train
+from openk2.train.options import amount, source
 from openk2.train.packing import Packer
-from openk2.train.sft import amount, source
+from openk2.train.recipe import Stage
 
 
 def shards(folder: Path, documents: int = 300, seed: int = 0, longest: int = 40) -> Path:
@@ -44,80 +41,64 @@ def shards(folder: Path, documents: int = 300, seed: int = 0, longest: int = 40)
     return folder
 
 
+def metrics(out: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+
+
 def losses(out: Path) -> list[float]:
-    return [json.loads(line)["loss"] for line in (out / "metrics.jsonl").read_text().splitlines()]
+    return [row["loss"] for row in metrics(out)]
 
 
-def run(data: Path, out: Path, settings: Settings, batch: int = 512, parts: int = 2) -> dict[str, float]:
+def stage(**values: Any) -> Stage:
+    short: dict[str, Any] = {"tokens": 10_000, "batch": 512, "parts": 2, "context": 256}
+    return Stage(**(short | values))
+
+
+def run(data: Path, out: Path, *stages: Stage, max_steps: int | None = None) -> dict[str, Any]:
     config = ModelConfig.from_depth(2, vocab_size=64)
-    packer = Packer(Stream([(data, None)], settings.seed, batch // parts), batch, parts)
-    return train(build(config, settings.seed), packer, settings, out, lambda line: None)
+    model = build(config, stages[0].seed)
+    return train(model, [Source(data)], stages, out, say=lambda line: None, pace=Pace(max_steps=max_steps))
 
 
 def test_loss_falls_with_int4_at_the_end(tmp_path: Path) -> None:
-    settings = Settings(tokens=12_000, lr=1e-2, schedule=WSD(0.05, 0.3), qat_fraction=0.3)
-    last = run(shards(tmp_path / "data"), tmp_path / "run", settings)
-    history = losses(tmp_path / "run")
-    assert history[-1] < history[0] - 0.05 and last["qat"] == 1
-    first = json.loads((tmp_path / "run/metrics.jsonl").read_text().splitlines()[0])
-    assert first["qat"] == 0
+    last = run(shards(tmp_path / "data"), tmp_path / "run", stage(tokens=12_000, warmup=0.05, decay=0.3, qat=0.3))
+    rows = metrics(tmp_path / "run")
+    assert rows[-1]["loss"] < rows[0]["loss"] - 0.05
+    assert rows[0]["qat"] == 0 and last["qat"] == 1
+    assert len(last["max_logits"]) == len(last["clipped"]) == 2 and len(last["load"]) == 1
+
+
+@pytest.mark.parametrize("optimizer", ["muonclip", "muon", "adamw"])
+def test_optimizers(tmp_path: Path, optimizer: str) -> None:
+    one = stage(tokens=6000, optimizer=optimizer, lr=5e-3, qk_clip=0.3)
+    run(shards(tmp_path / "data"), tmp_path / "run", one)
+    rows = metrics(tmp_path / "run")
+    assert rows[-1]["loss"] < rows[0]["loss"]
+    assert (sum(sum(row["clipped"]) for row in rows) > 0) == (optimizer == "muonclip")
 
 
 def test_resuming_gives_the_same_losses(tmp_path: Path) -> None:
     data = shards(tmp_path / "data")
-    whole = Settings(tokens=10_000, seed=3)
-    run(data, tmp_path / "whole", whole)
-    for pause in (4, 9, 15):
-        run(data, tmp_path / "parts", Settings(tokens=10_000, seed=3, max_steps=pause))
-    assert run(data, tmp_path / "parts", Settings(tokens=10_000, seed=3, max_steps=15)) == {}  # nothing is left to do
-    run(data, tmp_path / "parts", whole)
+    whole = (stage(seed=3, tokens=7000), stage(seed=4, name="long", yarn=2.0, tokens=3000))
+    run(data, tmp_path / "whole", *whole)
+    for pause in (4, 9, 14, 15):
+        run(data, tmp_path / "parts", *whole, max_steps=pause)
+    assert run(data, tmp_path / "parts", *whole, max_steps=15) == {}  # nothing is left to do
+    run(data, tmp_path / "parts", *whole)
     assert losses(tmp_path / "parts") == losses(tmp_path / "whole")
-    a, b = (torch.load(tmp_path / name / "state.pt", weights_only=True)["model"] for name in ("parts", "whole"))
+    (_, a), (_, b) = (initial_weights(tmp_path / name) for name in ("parts", "whole"))
     assert all(torch.equal(a[name], b[name]) for name in a)
-
-
-def test_kill_9_loses_nothing(tmp_path: Path) -> None:
-    data = shards(tmp_path / "data")
-    command = [
-        sys.executable, "-m", "openk2", "train", "sft", "--data", str(data), "--vocab-size", "64", "--depth", "2",
-        "--tokens", "16k", "--batch", "512", "--parts", "2", "--checkpoint-minutes", "0.0001", "--threads", "1",
-    ]  # fmt: skip
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    subprocess.run([*command, "--out", str(tmp_path / "whole")], check=True, env=environment, capture_output=True)
-    killed = subprocess.Popen([*command, "--out", str(tmp_path / "parts")], env=environment, stdout=subprocess.DEVNULL)
-    deadline = time.monotonic() + 120
-    while not (tmp_path / "parts/state.pt").exists() and time.monotonic() < deadline:
-        time.sleep(0.05)
-    killed.send_signal(signal.SIGKILL)
-    killed.wait()
-    subprocess.run([*command, "--out", str(tmp_path / "parts")], check=True, env=environment, capture_output=True)
-    assert losses(tmp_path / "parts") == losses(tmp_path / "whole")
-
-
-def test_nan_stops_and_keeps_the_last_state(tmp_path: Path) -> None:
-    data = shards(tmp_path / "data")
-    run(data, tmp_path / "run", Settings(tokens=10_000, max_steps=3))
-    config = ModelConfig.from_depth(2, vocab_size=64)
-    model = build(config, 0)
-    packer = Packer(Stream([(data, None)], 0, 512), 512)
-    with torch.no_grad():
-        model.model.norm.weight[0] = torch.nan
-    before = (tmp_path / "run/state.pt").read_bytes()
-    (tmp_path / "other").mkdir()
-    with pytest.raises(UserError, match="--init"):
-        train(model, packer, Settings(tokens=10_000), tmp_path / "other", lambda line: None)
-    assert (tmp_path / "run/state.pt").read_bytes() == before and not (tmp_path / "other/state.pt").exists()
 
 
 def test_packing_keeps_documents_whole_and_fills_batches(tmp_path: Path) -> None:
     data = shards(tmp_path / "data", 400)
-    stream = Stream([(data, None)], 7, 512)
+    stream = Stream([Source(data)], "", 7, 512)
     packer = Packer(stream, 512)
     seen, tokens = set(), 0
-    originals = {tuple(stream.folders[0].document(i).ids.tolist()) for i in range(len(stream.folders[0].table))}
+    originals = {tuple(stream.folders[0].document(i).ids.tolist()) for i in range(stream.folders[0].size)}
     batches = 20
     for _ in range(batches):
-        batch = packer.next()
+        batch = packer.step().batches[0]
         assert len(batch.ids) == sum(batch.lengths) == 512
         tokens += batch.tokens
         at = 0
@@ -130,33 +111,33 @@ def test_packing_keeps_documents_whole_and_fills_batches(tmp_path: Path) -> None
                 assert learned == list(range(length // 2 + 1, length))
             at += length
     assert tokens > 0.98 * batches * 512
-    again = Packer(Stream([(data, None)], 7, 512), 512)
+    again = Packer(Stream([Source(data)], "", 7, 512), 512)
     for _ in range(5):
-        again.next()
+        again.step()
     state = json.loads(json.dumps(again.state()))
-    third = Packer(Stream([(data, None)], 7, 512), 512)
+    third = Packer(Stream([Source(data)], "", 7, 512), 512)
     third.restore(state)
-    assert torch.equal(third.next().ids, again.next().ids)
+    assert torch.equal(third.step().batches[0].ids, again.step().batches[0].ids)
 
 
 def test_folders_are_mixed_by_weight(tmp_path: Path) -> None:
     a, b = shards(tmp_path / "a"), shards(tmp_path / "b", seed=1)
-    stream = Stream([(a, 3.0), (b, 1.0)], 0, 512)
-    drawn = [stream.next()[0] for _ in range(400)]
+    stream = Stream([Source(a, 3.0), Source(b, 1.0)], "", 0, 512)
+    drawn = [stream.next().folder for _ in range(400)]
     assert drawn.count(0) == 300
-    assert source(f"{a}:2.5") == (a, 2.5) and source(str(a)) == (a, None)
+    assert source(f"{a}:2.5") == Source(a, 2.5) and source(str(a)) == Source(a)
 
 
 def test_bad_data_is_told_in_a_sentence(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="no token shards"):
-        Stream([(tmp_path / "empty", None)], 0, 512)
+        Stream([Source(tmp_path / "empty")], "", 0, 512)
     data = shards(tmp_path / "data")
     (data / "part-1.mask").write_bytes(b"")
     with pytest.raises(UserError, match="make the shard again"):
-        Stream([(data, None)], 0, 512)
-    with pytest.raises(UserError, match="longer than the batch"):
-        Stream([(shards(tmp_path / "long"), None)], 0, 4)
+        Stream([Source(data)], "", 0, 512)
+    with pytest.raises(UserError, match="longer than 4 tokens"):
+        Stream([Source(shards(tmp_path / "long"))], "", 0, 4)
     for text in ("many", "", "0", "-3", "infM", "nank"):
         with pytest.raises(UserError, match="not an amount"):
             amount(text)
@@ -167,7 +148,7 @@ def test_bad_data_is_told_in_a_sentence(tmp_path: Path) -> None:
     ("options", "says"),
     [
         (["--depth", "3"], "INT4 needs widths that are multiples of 32; take an even --depth"),
-        (["--depth", "2", "--warmup", "0.6", "--decay", "0.6"], "do not fit into one run"),
+        (["--depth", "2", "--warmup", "0.6", "--decay", "0.6"], "do not fit into one stage"),
         (["--depth", "2", "--tokens", "0"], "'0' is not an amount"),
         (["--depth", "2", "--log-every", "0"], "--log-every"),
         (["--depth", "1"], "A depth of 1 is too small"),
@@ -183,20 +164,7 @@ def test_bad_options_are_told_before_the_work(
     assert k2(["train", "sft", "--data", str(data), *out, *options]) == 2
     err = capsys.readouterr().err
     assert says in err and err.count("\n") == 1
-    assert not (tmp_path / "run/state.pt").exists()
-
-
-def test_curve_is_drawn(tmp_path: Path) -> None:
-    pytest.importorskip("matplotlib")
-    from openk2.train.curve import draw
-
-    run(shards(tmp_path / "data"), tmp_path / "run", Settings(tokens=3000, qat_fraction=0.4))
-    draw([tmp_path / "run"], tmp_path / "curve.png")
-    assert (tmp_path / "curve.png").stat().st_size > 10_000
-    with pytest.raises(UserError, match=r"name it \*\.png"):
-        draw([tmp_path / "run"], tmp_path / "curve.docs")
-    with pytest.raises(UserError, match=r"no metrics\.jsonl"):
-        draw([tmp_path / "data"], tmp_path / "curve.png")
+    assert not folders(tmp_path / "run")
 
 
 def test_parts_on_threads_give_the_gradient_of_the_whole(tmp_path: Path) -> None:
@@ -206,9 +174,9 @@ def test_parts_on_threads_give_the_gradient_of_the_whole(tmp_path: Path) -> None
     config = ModelConfig.from_depth(2, vocab_size=64)
     model = build(config, 0)
     model.dtype = torch.float32
-    packer = Packer(Stream([(shards(tmp_path / "data"), None)], 0, 256), 768, 3)
-    batches = packer.step()
-    loss = Workers(3).gradients(model, batches)
+    packer = Packer(Stream([Source(shards(tmp_path / "data"))], "", 0, 256), 256, 3)
+    batches = packer.step().batches
+    loss, _ = Workers(3).gradients(model, batches, sum(len(batch.rows) for batch in batches))
     gradients = {name: p.grad for name, p in model.named_parameters()}
     model.zero_grad()
     ids = torch.cat([b.ids for b in batches])
@@ -220,3 +188,39 @@ def test_parts_on_threads_give_the_gradient_of_the_whole(tmp_path: Path) -> None
         expected, given = parameter.grad, gradients[name]
         assert expected is not None and given is not None
         assert torch.allclose(given, expected, atol=1e-6), name
+
+
+def test_the_whole_way_from_text_to_a_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The commands of docs/training.md: shards, three stages with YaRN, conversations, an export that loads."""
+    from openk2.cli.main import run as k2
+    from openk2.paths import NANO
+
+    def command(*words: object) -> str:
+        assert k2([str(word) for word in words]) == 0, capsys.readouterr().err
+        return capsys.readouterr().out
+
+    rng = np.random.default_rng(0)
+    words = "the of and to in a is that it was for on are as with his they at be this".split()
+    texts = [{"text": " ".join(rng.choice(words, 60))} for _ in range(80)]
+    turns = [{"role": "user", "content": "Say the."}, {"role": "assistant", "content": "the"}]
+    for name, rows in (("text", texts), ("talk", [{"messages": turns}] * 40)):
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        command("train", "prepare", tmp_path / f"{name}.jsonl", "--tokenizer", NANO, "--out", tmp_path / name)
+    common = ["--tokenizer", NANO, "--threads", 1, "--depth", 2, "--batch", 256, "--log-every", 1]
+    base = ["train", "pretrain", "--data", tmp_path / "text", *common, "--out", tmp_path / "base", "--tokens", "6k"]
+    base += ["--context", 32, "--yarn", 4]
+    said = command(*base, "--prompt", "the of", "--sample-every", 10)
+    assert all(f"{name}: " in said for name in ("pretrain", "anneal", "long")) and "done: 0.01M tokens" in said
+    rows = metrics(tmp_path / "base")
+    assert list(dict.fromkeys(row["stage"] for row in rows)) == ["pretrain", "anneal", "long"]
+    assert rows[-1]["loss"] < rows[0]["loss"] and rows[-1]["aux_loss"] > 0
+    samples = [json.loads(line) for line in (tmp_path / "base/samples.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in samples] == [10, 20] and samples[0]["prompt"] == "the of"
+    config, _ = initial_weights(tmp_path / "base")
+    assert config.max_position_embeddings == 128 and config.rope_scaling is not None
+    sft = ["train", "sft", "--data", tmp_path / "talk", *common, "--init", tmp_path / "base", "--tokens", "2k"]
+    command(*sft, "--out", tmp_path / "sft", "--qat", 0.5)
+    assert metrics(tmp_path / "sft")[-1]["qat"] == 1
+    assert "parameters" in command("model", "export", tmp_path / "sft", tmp_path / "model", "--tokenizer", NANO)
+    exported, _ = initial_weights(tmp_path / "model")
+    assert exported.max_position_embeddings == 128

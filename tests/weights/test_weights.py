@@ -50,8 +50,8 @@ def test_its_experts_are_int4_as_kimi_k2_thinking_stores_them() -> None:
 def test_torch_gives_the_same_logits(ids: list[int], logits: np.ndarray, request: pytest.FixtureRequest) -> None:
     torch = pytest.importorskip("torch")
     from openk2.model.attention import Packing
+    from openk2.train.checkpoint import initial_weights
     from openk2.train.loop import build
-    from openk2.train.state import initial_weights
 
     config, weights = initial_weights(NANO)
     model = build(config, 0)
