@@ -113,7 +113,7 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(tmp_path: Path) -> Non
 def test_another_network_recipe_or_data_is_refused_by_name(tmp_path: Path) -> None:
     data, out = shards(tmp_path / "data"), tmp_path / "run"
     run(data, out, stage(), max_steps=2)
-    with pytest.raises(UserError, match=r"has lr 0\.01, not 0\.02, seed 0, not 3; give the same values"):
+    with pytest.raises(UserError, match=r"has pretrain: lr 0\.01, not 0\.02, pretrain: seed 0, not 3; give the same"):
         run(data, out, stage(lr=0.02, seed=3))
     other = build(ModelConfig.from_depth(4, vocab_size=64), 0)
     with pytest.raises(UserError, match=r"has hidden_size 64, not 128, num_hidden_layers 2, not 4"):
