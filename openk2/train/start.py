@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from openk2.chat.tokenizer import Tokenizer
 from openk2.errors import UserError
 from openk2.model.checkpoint import TOKENIZER_FILES
 from openk2.model.config import ModelConfig
+from openk2.train import report
 from openk2.train.checkpoint import initial_weights
 from openk2.train.data import Source, Stream
 from openk2.train.loop import Pace, build, train
@@ -49,7 +51,7 @@ def network(
 
 def launch(
     config: ModelConfig, weights: Weights | None, stages: Sequence[Stage], *, tokenizer: Tokenizer | None, world: World,
-    chat: bool, mimetic: bool, options: dict[str, Any],
+    chat: bool, options: dict[str, Any],
 ) -> dict[str, Any]:  # fmt: skip
     """Check everything that can be checked before the work, then train. Raises UserError."""
     say = click.echo if world.is_main else _quiet
@@ -62,7 +64,7 @@ def launch(
     out: Path = options["out"]
     if tokenizer and world.is_main:
         _keep_tokenizer(options["tokenizer"], out)
-    model = build(config, stages[0].seed, mimetic and weights is None)
+    model = build(config, stages[0].seed, options["mimetic"] and weights is None)
     if weights is not None:
         model.load_tensors(weights)
     pace = Pace(
@@ -70,7 +72,11 @@ def launch(
         options["max_steps"], options["recompute"],
     )  # fmt: skip
     sampler = Sampler(tokenizer, options["prompt"], chat) if tokenizer and options["prompt"] else None
-    last = train(model, data, stages, out, world, say, pace, sampler)
+    try:
+        last = train(model, data, stages, out, world, say, pace, sampler)
+    finally:  # a run that went wrong is worth a look above all
+        if world.is_main:
+            _report(out, say)
     world.close()
     return last
 
@@ -82,6 +88,14 @@ def _keep_tokenizer(folder: Path, out: Path) -> None:
         if (out / name).exists() and (out / name).read_bytes() != (folder / name).read_bytes():
             raise UserError(f"{out} was begun with another tokenizer than {folder}; give its own, or another --out.")
         shutil.copyfile(folder / name, out / name)
+
+
+def _report(out: Path, say: Callable[[str], None]) -> None:
+    """Write the page about the run, if it has made a step."""
+    page = out / "report.html"
+    with contextlib.suppress(UserError):
+        report.write([out], page)
+        say(f"report: {page}")
 
 
 def _check_data(data: Sequence[Source], stage: Stage, config: ModelConfig) -> str:
@@ -97,16 +111,3 @@ def _check_data(data: Sequence[Source], stage: Stage, config: ModelConfig) -> st
 
 def _quiet(line: str) -> None:
     """Another rank speaks."""
-
-
-def choose_device(name: str) -> torch.device:
-    """`auto`: the accelerator that is there, else the CPU. Raises UserError when a device is not there."""
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        torch.empty(1, device=name)
-    except (RuntimeError, AssertionError) as error:
-        raise UserError(
-            f"The device {name!r} cannot be used ({str(error).splitlines()[0]}); take --device cpu."
-        ) from None
-    return torch.device(name)
