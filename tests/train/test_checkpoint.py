@@ -55,14 +55,17 @@ def test_killed_again_and_again_a_run_ends_as_if_never_killed(tmp_path: Path) ->
     rng, parts, made, partial = random.Random(0), tmp_path / "parts", 0, 0
     while made < KILLS:
         before = [folder.name for folder in folders(parts)]
-        child = subprocess.Popen([*command, str(parts)], env=environment, stdout=subprocess.DEVNULL)
+        child = subprocess.Popen(
+            [*command, str(parts)], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+        )
         deadline = time.monotonic() + 120
         while [folder.name for folder in folders(parts)] == before and child.poll() is None:
             assert time.monotonic() < deadline
             time.sleep(0.005)
         time.sleep(rng.random() * 0.6)
         child.send_signal(signal.SIGKILL)
-        assert child.wait() in (-signal.SIGKILL, 0)
+        _, err = child.communicate()
+        assert child.returncode in (-signal.SIGKILL, 0), err
         made += 1
         partial += bool(list(parts.glob(".step-*")))
         if child.returncode == 0:
