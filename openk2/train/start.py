@@ -51,7 +51,7 @@ def network(
 
 def launch(
     config: ModelConfig, weights: Weights | None, stages: Sequence[Stage], *, tokenizer: Tokenizer | None, world: World,
-    chat: bool, mimetic: bool, options: dict[str, Any],
+    chat: bool, options: dict[str, Any],
 ) -> dict[str, Any]:  # fmt: skip
     """Check everything that can be checked before the work, then train. Raises UserError."""
     say = click.echo if world.is_main else _quiet
@@ -66,7 +66,7 @@ def launch(
         out.mkdir(parents=True, exist_ok=True)
         for name in TOKENIZER_FILES:
             shutil.copyfile(options["tokenizer"] / name, out / name)
-    model = build(config, stages[0].seed, mimetic and weights is None)
+    model = build(config, stages[0].seed, options["mimetic"] and weights is None)
     if weights is not None:
         model.load_tensors(weights)
     pace = Pace(
@@ -105,16 +105,3 @@ def _check_data(data: Sequence[Source], stage: Stage, config: ModelConfig) -> st
 
 def _quiet(line: str) -> None:
     """Another rank speaks."""
-
-
-def choose_device(name: str) -> torch.device:
-    """`auto`: the accelerator that is there, else the CPU. Raises UserError when a device is not there."""
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        torch.empty(1, device=name)
-    except (RuntimeError, AssertionError) as error:
-        raise UserError(
-            f"The device {name!r} cannot be used ({str(error).splitlines()[0]}); take --device cpu."
-        ) from None
-    return torch.device(name)

@@ -174,7 +174,7 @@ def test_weights_and_optimizer_come_back_bit_for_bit(tmp_path: Path) -> None:
             saved = {name: tensor.clone() for name, tensor in model.state_dict().items()}
             for parameter in model.parameters():
                 parameter.zero_()
-    twin, expected = build(config, 1), torch.get_rng_state()
+    expected, twin = torch.get_rng_state(), build(config, 1)
     other = make_optimizer(twin, stage())
     torch.manual_seed(5)
     assert Checkpoints(tmp_path, World.single()).restore(twin, other, [stage()]) is not None

@@ -124,6 +124,29 @@ def test_large_vocabularies_and_one_byte_masks(tmp_path: Path) -> None:
         Folder(tmp_path, 64)
 
 
+@pytest.mark.parametrize("longest", [7, 16, 1000])
+def test_texts_are_cut_to_the_context_and_every_token_kept(tmp_path: Path, longest: int) -> None:
+    rng = random.Random(0)
+    for name in "ab":
+        shard = ShardWriter(tmp_path / name, 1 << 16, masked=False)
+        for _ in range(2500):
+            shard.add(range(rng.choice([1, 2, 7, 8, 14, 15, 40, 700])))
+        shard.close()
+    folder = Folder(tmp_path, longest)
+    indices = np.arange(folder.size)
+    lengths = folder.lengths(rng_order := np.random.default_rng(0).permutation(indices))
+    assert lengths.sum() == sum(len(shard.ids) for shard in folder.shards) and lengths.max() <= longest
+    assert folder.usable == (lengths > 1).sum() and folder.tokens == lengths[lengths > 1].sum()
+    by_index = dict(zip(rng_order.tolist(), lengths.tolist(), strict=True))
+    after = 0
+    for index in range(3000):  # pieces lie in the order of the text: each goes on where the one before ended
+        document = folder.document(index)
+        assert len(document.ids) == by_index[index] == len(document.mask) and document.mask.all()
+        first = int(document.ids[0])
+        assert first in (0, after) and (first == 0 or first % longest == 0)
+        after = int(document.ids[-1]) + 1
+
+
 def test_a_stage_has_its_own_data_or_that_of_all(tmp_path: Path) -> None:
     a, b = numbered(tmp_path / "a", 30), numbered(tmp_path / "b", 50)
     own = Source(b.folder, None, "long")

@@ -49,18 +49,16 @@ TALK: dict[str, Any] = {
 }
 
 
-def test_text_is_cut_and_every_token_kept(tmp_path: Path, tok: Tokenizer) -> None:
+def test_text_is_kept_whole(tmp_path: Path, tok: Tokenizer) -> None:
     long = "The quick brown fox jumps over the lazy dog. " * 40
     (tmp_path / "a.jsonl").write_text(json.dumps({"text": "Short.", "title": "x"}) + "\n" + json.dumps({"text": long}))
     (tmp_path / "b.txt").write_text("Plain text,\nof two lines.")
-    made = prepare([tmp_path / "a.jsonl", tmp_path / "b.txt"], NANO, tmp_path / "out", context=100, say=quiet)
+    made = prepare([tmp_path / "a.jsonl", tmp_path / "b.txt"], NANO, tmp_path / "out", say=quiet)
     found = documents(tmp_path / "out")
     texts = [tok.decode(ids) for ids, _ in found]
-    assert texts[0] == "[BOS]Short.[EOS]" and texts[-1] == "[BOS]Plain text,\nof two lines.[EOS]"
-    assert "".join(texts[1:-1]) == f"[BOS]{long}[EOS]"
-    assert all(len(ids) <= 100 and set(mask) == {1} for ids, mask in found)
-    assert (made.records, made.documents, made.cut) == (3, len(found), 1)
-    assert made.tokens == sum(len(ids) for ids, _ in found)
+    assert texts == ["[BOS]Short.[EOS]", f"[BOS]{long}[EOS]", "[BOS]Plain text,\nof two lines.[EOS]"]
+    assert all(set(mask) == {1} for _, mask in found)
+    assert (made.records, made.shards, made.tokens) == (3, 1, sum(len(ids) for ids, _ in found))
 
 
 def test_only_what_the_model_said_is_learned(tmp_path: Path, tok: Tokenizer) -> None:
@@ -99,7 +97,7 @@ def test_going_on_gives_the_same_shards(tmp_path: Path, tok: Tokenizer) -> None:
         assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "parts" / name).read_bytes()
     assert prepare([tmp_path / "a.jsonl"], NANO, tmp_path / "parts", shard_tokens=2000, say=quiet) == made
     with pytest.raises(UserError, match="was made of other files or with other options"):
-        prepare([tmp_path / "a.jsonl"], NANO, tmp_path / "parts", context=64, say=quiet)
+        prepare([tmp_path / "a.jsonl", tmp_path / "a.jsonl"], NANO, tmp_path / "parts", say=quiet)
 
 
 @pytest.mark.parametrize(
@@ -130,9 +128,9 @@ def test_bad_files_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     (tmp_path / "b.txt").write_text("A text to be learned.")
     out = ["--out", str(tmp_path / "x")]
     assert k2(["train", "prepare", str(tmp_path / "b.txt"), "--tokenizer", str(NANO), *out]) == 0
-    assert "1 records, 1 documents" in capsys.readouterr().out
+    assert "1 records, 0.00M tokens" in capsys.readouterr().out
     assert k2(["train", "prepare", str(tmp_path / "b.txt"), "--tokenizer", "/none", *out]) == 2
-    assert Counts() == Counts(0, 0, 0, 0, 0)
+    assert Counts() == Counts(0, 0, 0)
 
 
 def test_kimis_own_tokenizer_makes_wide_ids(tmp_path: Path) -> None:
