@@ -1,4 +1,4 @@
-"""Tasks, users, trajectories: reached by execution, refused when anything about them is untrue, the same bytes again."""
+"""Tasks, users, trajectories: reached by execution, refused when anything is untrue, the same bytes again."""
 
 from __future__ import annotations
 
