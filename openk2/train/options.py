@@ -81,6 +81,7 @@ def run_options(command: _Command) -> _Command:
             click.option("--vocab-size", type=_COUNT, help="Vocabulary size when there is no --tokenizer."),
             click.option("--init", type=path, help="Run, checkpoint or model whose weights to start from."),
             click.option("--depth", type=int, default=8, show_default=True, help="Layers; width is 32 times that."),
+            click.option("--mimetic", is_flag=True, help="Start attention as a copying circuit instead of at random."),
             click.option("--recipe", type=path, help="TOML file of [[stage]] tables with these options' names."),
             click.option("--device", default="auto", show_default=True, help="cpu, cuda, mps, or auto."),
             click.option(

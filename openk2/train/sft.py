@@ -19,12 +19,11 @@ _SMALLEST_PART = 2048  # tokens: no document may be longer than a part
 
 @click.command()
 @run_options
-@click.option("--mimetic", is_flag=True, help="Start attention as a copying circuit instead of at random.")
 @stage_options(
     tokens="20M", batch="8192", lr=1e-2, adam_scale=0.3, balance=1e-2, weight_decay=0.1, qk_clip=100.0, qat=0.2,
     warmup=0.02, decay=0.25, seed=0,
 )  # fmt: skip
-def sft(mimetic: bool, **options: Any) -> None:
+def sft(**options: Any) -> None:
     """Train on the tokens that a mask marks as the model's own."""
     try:
         import torch
@@ -32,12 +31,13 @@ def sft(mimetic: bool, **options: Any) -> None:
         raise UserError(f"Training needs torch; install it with: {install('train')}") from None
 
     from openk2.chat.tokenizer import Tokenizer
+    from openk2.train.devices import choose
     from openk2.train.parallel import World
-    from openk2.train.start import choose_device, launch, network
+    from openk2.train.start import launch, network
 
     if options["threads"]:
         torch.set_num_threads(options["threads"])
-    world = World.from_env(choose_device(options["device"]), options["expert_ranks"])
+    world = World.from_env(choose(options["device"]), options["expert_ranks"])
     values = taken(options)
     threads = torch.get_num_threads() if world.size == 1 else 1
     values.setdefault("parts", world.size * max(1, min(threads, values["batch"] // world.size // _SMALLEST_PART)))
@@ -46,6 +46,4 @@ def sft(mimetic: bool, **options: Any) -> None:
     config, weights = network(options["init"], options["depth"], tokenizer, options["vocab_size"])
     file = options["recipe"]
     stages = read_recipe(file, {"name": "sft"} | values) if file else [Stage(name="sft", **values)]
-    launch(
-        config, weights, stages, tokenizer=tokenizer, world=world, chat=True, mimetic=mimetic, options=options
-    )  # fmt: skip
+    launch(config, weights, stages, tokenizer=tokenizer, world=world, chat=True, options=options)
