@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import statistics
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -26,7 +25,7 @@ from openk2.train import loop
 from openk2.train.data import Source
 from openk2.train.recipe import Stage
 
-SEEDS = (0, 1, 2)
+SEEDS = (0,)  # of weights and data order; each is a line of the picture and takes some minutes a run
 THRESHOLD = 30.0  # as in the K2 report's own ablation
 STEPS = 400
 CONFIG = network(layers=4, width=128, heads=4)
@@ -46,11 +45,11 @@ def run(optimizer: str, seed: int, text: Path, held: Path, out: Path) -> dict[st
     if not file.exists():
         heads: list[list[float]] = []
 
-        def watch(attentions: Iterable[LatentAttention], threshold: float) -> tuple[list[float], list[int]]:
+        def watch(attentions: Iterable[LatentAttention], *rest: Any) -> tuple[list[float], list[int]]:
             attentions = list(attentions)
             peaks = [attention.max_logits for attention in attentions if attention.max_logits is not None]
             heads.append([round(float(peak), 2) for layer in peaks for peak in layer])
-            return qk_clip_all_(attentions, threshold)
+            return qk_clip_all_(attentions, *rest)
 
         loop.qk_clip_all_ = watch  # the loop keeps the largest of a layer; here every head is wanted
         folder = out / f"{optimizer}-{seed}"
@@ -78,11 +77,13 @@ def draw(runs: dict[str, list[dict[str, Any]]], picture: Path) -> None:
             right.plot(result["loss"], **style | {"linewidth": 0.7})
     left.axhline(THRESHOLD, color="#555555", linestyle="--", linewidth=0.8)
     left.set(yscale="log", xlabel="step", ylabel="largest attention logit of any head")
-    right.set(yscale="log", xlabel="step", ylabel="loss (nats a byte), every step")
+    right.set(yscale="log", xlabel="step", ylabel="loss (nats a byte), every step", yticks=(1.5, 2, 3, 4, 5, 6))
     left.legend(frameon=False)
     right.legend(frameon=False)
     for axes in (left, right):
         axes.spines[["top", "right"]].set_visible(False)
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.yaxis.set_minor_formatter("")
     picture.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(picture, dpi=120)
     plt.close(figure)
@@ -101,19 +102,13 @@ def table(runs: dict[str, list[dict[str, Any]]]) -> str:
                 f"{over.any(0).mean():.0%} of heads ever over {THRESHOLD:g}, last in step {last}; "
                 f"held-out loss {result['held_out']:.4f}"
             )
-    pairs = zip(runs["muon"], runs["muonclip"], strict=True)
-    differences = [clip["held_out"] - muon["held_out"] for muon, clip in pairs]
-    lines.append(
-        f"held-out loss, MuonClip - Muon: {statistics.mean(differences):+.4f} "
-        f"(standard deviation {statistics.stdev(differences):.4f} over {len(differences)} seeds)"
-    )
     return "\n".join(lines)
 
 
 def main() -> None:
     out = Path(sys.argv[1] if len(sys.argv) > 1 else "out/logits")
     picture = Path(sys.argv[2] if len(sys.argv) > 2 else "docs/muonclip.png")
-    text, held = shards(Path(os.environ["OPENK2_DATA"]), out)
+    text, held = shards(Path(os.environ.get("OPENK2_DATA", "data")), out)
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))
     runs: dict[str, list[dict[str, Any]]] = {optimizer: [] for optimizer in NAMES}
     for seed in SEEDS:

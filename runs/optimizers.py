@@ -49,7 +49,8 @@ TOKENIZER = Path("openk2/weights/nano")
 CONTEXT = 1024  # tokens of a piece of text
 TEXT = {"wikipedia": 0.5, "python": 0.2, "pepys": 0.15, "passages": 0.15}  # shares of the text's tokens
 TRAIN_TOKENS, HELD_TOKENS = 1_800_000, 12_000  # of text; as many of trajectories
-BATCH, TOKENS = 4096, 250_000
+BATCH, TOKENS, SHORT_TOKENS = 4096, 250_000, 125_000
+SEEDS = (0, 1, 2)  # the grid used the first
 PAUSES = (24, 42)  # steps after which a run of 61 is evaluated: the end of the grid, and where the rate begins to fall
 
 
@@ -61,23 +62,27 @@ class Run:
     lr: float
     seed: int = 0
     adam_scale: float = 0.3
+    tokens: int = TOKENS
 
     @property
     def name(self) -> str:
         dials = f"{self.lr:g}-{self.adam_scale:g}" if self.optimizer == "muonclip" else f"{self.lr:g}"
-        return f"{self.optimizer}-{dials}-s{self.seed}"
+        return f"{self.optimizer}-{dials}-s{self.seed}" + f"-{self.tokens // 1000}k" * (self.tokens != TOKENS)
 
     @property
     def stage(self) -> Stage:
-        return Stage(**asdict(self), tokens=TOKENS, batch=BATCH, context=4096, warmup=0.1, decay=0.3, floor=0.0)
+        return Stage(**asdict(self), batch=BATCH, context=4096, warmup=0.1, decay=0.3, floor=0.0)
 
 
 GRID = [
-    *(Run("adamw", lr) for lr in (1e-3, 2e-3, 4e-3, 8e-3)),
+    *(Run("adamw", lr) for lr in (5e-4, 1e-3, 2e-3, 4e-3)),
     *(Run("muonclip", lr) for lr in (2.5e-3, 5e-3, 1e-2, 2e-2)),
 ]
-BEST = {"adamw": Run("adamw", 2e-3), "muonclip": Run("muonclip", 1e-2)}  # of the grid
-FINAL = [replace(BEST[name], seed=seed) for seed in (0, 1, 2) for name in BEST]
+BEST = {"adamw": Run("adamw", 1e-3), "muonclip": Run("muonclip", 5e-3)}  # of the grid
+FINAL = [replace(BEST[name], seed=seed) for seed in SEEDS for name in BEST]
+SHORT = [
+    replace(BEST["muonclip"], seed=seed, tokens=SHORT_TOKENS) for seed in SEEDS
+]  # the whole schedule on fewer tokens
 
 
 def texts(kind: str, data: Path) -> list[str]:
@@ -128,7 +133,7 @@ def prepare(data: Path) -> None:
     make(data, TOKENIZER, OUT / "data" / "held-trajectories", HELD_TOKENS // 262, seed=78)
 
 
-def run(one: Run, pauses: Sequence[int | None] = (*PAUSES, None)) -> None:
+def run(one: Run, pauses: Sequence[int | None]) -> None:
     """Train `one` and evaluate it after each of `pauses` (None: at its end), into OUT/NAME.json; goes on from there."""
     result, folder = OUT / f"{one.name}.json", OUT / "running" / one.name
     held = json.loads(result.read_text(encoding="utf-8"))["held"] if result.exists() else []
@@ -165,7 +170,7 @@ def held_out(model: Transformer) -> dict[str, float]:
 def gather() -> dict[str, dict[str, Any]]:
     """All results by name, kept with the page, so that it can be made again without the runs."""
     records = json.loads(RECORDS.read_text(encoding="utf-8")) if RECORDS.exists() else {}
-    for one in (*GRID, *FINAL):
+    for one in (*GRID, *FINAL, *SHORT):
         if (file := OUT / f"{one.name}.json").exists():
             records[one.name] = json.loads(file.read_text(encoding="utf-8"))
     lines = ",\n".join(f"{json.dumps(name)}: {json.dumps(record)}" for name, record in sorted(records.items()))
@@ -210,10 +215,13 @@ def table(records: dict[str, dict[str, Any]]) -> None:
             mean, t, p = paired_t([m - a for a, m in zip(ends["adamw"], ends["muonclip"], strict=True)])
             print(f"{kind}, step {adam[0][at]['step']}: {ends}, difference {mean:+.4f}, t {t:.2f}, p {p:.4f}")
     for seed, a, m in zip(seeds, adam, muon, strict=True):
-        stable = [(h["tokens"], h["both"]) for h in m[: len(PAUSES)]]
-        equal = tokens_to(a[len(PAUSES) - 1]["both"], stable)
-        share = equal and equal / stable[-1][0]
-        print(f"seed {seed}: at constant rate MuonClip has AdamW's loss after {share} of its tokens")
+        equal = tokens_to(a[-2]["both"], [(h["tokens"], h["both"]) for h in m[:-1]])
+        share = equal and equal / a[-2]["tokens"]
+        print(f"seed {seed}: before the decay MuonClip has AdamW's loss after {share} of its tokens")
+        if short := records.get(replace(BEST["muonclip"], seed=seed, tokens=SHORT_TOKENS).name):
+            ends = [(h["tokens"], h["both"]) for h in (short["held"][-1], m[-1])]
+            equal = tokens_to(a[-1]["both"], ends)
+            print(f"  ends: MuonClip {ends}, AdamW {a[-1]['both']}: equal after {equal and equal / a[-1]['tokens']}")
 
 
 def speed() -> None:
@@ -222,7 +230,7 @@ def speed() -> None:
     data = [Source(OUT / "data" / kind) for kind in ("text", "trajectories")]
     for batch in (4096, 8192, 16384):
         rows: dict[str, list[dict[str, Any]]] = {}
-        for steps in (4, 7, 10):
+        for steps in (3, 5, 7):
             for best in BEST.values():
                 folder = OUT / "speed" / f"{best.optimizer}-{batch}"
                 stage = replace(best.stage, batch=batch, parts=2, context=min(4096, batch // 2))
@@ -270,9 +278,9 @@ if __name__ == "__main__":
             if one.name in names or not names:
                 run(one, PAUSES[:1])
     elif command == "full":
-        for one in dict.fromkeys((*FINAL, *GRID)):
-            if one.name in names or (not names and one in FINAL):
-                run(one)
+        named = {one.name: one for one in (*GRID, *FINAL, *SHORT)}
+        for one in [named[name] for name in names] or (*FINAL, *SHORT):
+            run(one, (None,) if one in SHORT else (*PAUSES, None))
     elif command == "table":
         table(gather())
     elif command == "draw":

@@ -81,7 +81,7 @@ def _read(checkpoint: Path) -> Transformer:
 
 def main() -> None:
     out = Path(sys.argv[1] if len(sys.argv) > 1 else "out/qat")
-    text, held = shards(Path(os.environ["OPENK2_DATA"]), out)
+    text, held = shards(Path(os.environ.get("OPENK2_DATA", "data")), out)
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))
     afterwards, learned, closed = [], [], []
     print("| seed | bf16 | INT4 afterwards | INT4 learned | gap closed | export - forward pass |\n" + "|--:" * 6 + "|")

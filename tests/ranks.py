@@ -51,6 +51,13 @@ def run(size: int, function: Callable[..., Any], *args: Any) -> list[Any]:
     return [values[rank] for rank in range(size)]
 
 
+def exact_float32() -> None:
+    """No products of float32 matrices in bf16, which training allows itself where the processor has a unit for them."""
+    import torch
+
+    torch.backends.mkldnn.matmul.fp32_precision = "ieee"  # pyright: ignore[reportAttributeAccessIssue]
+
+
 def _rank(pipe: Connection, rank: int, size: int, folder: str, function: Callable[..., Any], args: Any) -> None:
     import torch
     import torch.distributed as dist

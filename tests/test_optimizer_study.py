@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import sys
 from pathlib import Path
@@ -40,7 +41,12 @@ def test_tokens_to_equal_loss_lie_on_the_power_law(study: ModuleType) -> None:
     assert study.tokens_to(10 * 500.0**-0.3, points) is None
 
 
-def test_the_seeds_of_the_end_are_not_those_of_the_grid(study: ModuleType) -> None:
-    assert {run.seed for run in study.GRID}.isdisjoint({run.seed for run in study.FINAL})
-    pairs = [(run.optimizer, run.seed) for run in study.FINAL if run.tokens == study.TOKENS]
-    assert len(set(pairs)) == 6
+def test_both_optimizers_have_the_same_seeds_data_and_schedule(study: ModuleType) -> None:
+    stages = {one.seed: {} for one in study.FINAL}
+    for one in study.FINAL:
+        stages[one.seed][one.optimizer] = dataclasses.replace(one.stage, optimizer="adamw", lr=1.0)
+    assert len(stages) >= 3
+    assert all(pair["adamw"] == pair["muonclip"] for pair in stages.values())
+    assert len({one.name for one in (*study.GRID, *study.FINAL, *study.SHORT)}) == len(
+        {*study.GRID, *study.FINAL, *study.SHORT}
+    )

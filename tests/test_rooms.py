@@ -23,7 +23,7 @@ KNOWS: dict[str, set[str]] = {
     "agent": {"providers", "model", "tools", "library", "chat"},
     "synth": {"tools", "library", "chat", "sandbox"},
     "train": {"model", "optim", "quant", "chat"},
-    "bench": {"agent", "engine", "export", "model", "quant", "chat"},
+    "bench": {"agent", "engine", "export", "library", "train", "optim", "model", "quant", "chat"},
     "evals": {"agent", "providers", "tools", "library", "synth", "chat"},
 }
 # What runs on the way of a question; none of it may load torch, wherever the import stands.

@@ -23,14 +23,14 @@ SECONDS = 900.0  # for one answer
 class Process:
     """`name` is for people. Every call raises Failed, with the reason, when the process cannot answer."""
 
-    def __init__(self, name: str, module: str, threads: int) -> None:
+    def __init__(self, name: str, argument: str, threads: int, worker: str = "openk2.bench.worker") -> None:
         self.name = name
         path = os.pathsep.join(p for p in (str(_ROOT), os.environ.get("PYTHONPATH")) if p)
         environment = {**os.environ, "PYTHONPATH": path, "TOKENIZERS_PARALLELISM": "false"}
         environment |= dict.fromkeys(_BLAS, str(threads))
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115  # as long as the process
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "openk2.bench.worker", module], env=environment, stdin=subprocess.PIPE,
+            [sys.executable, "-m", worker, argument], env=environment, stdin=subprocess.PIPE,
             stdout=subprocess.PIPE, stderr=self._errors, encoding="utf-8",
         )  # fmt: skip
         self._answers: queue.SimpleQueue[str | None] = queue.SimpleQueue()

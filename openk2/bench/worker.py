@@ -17,6 +17,7 @@ import json
 import os
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -79,23 +80,22 @@ class Worker:
         return {"bytes_per_second": speed, "by": by}
 
 
-def main() -> None:
+def serve(answer: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
     """Answers go to what stdout was; what others print there goes to stderr."""
     out = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
-    worker = Worker(sys.argv[1])
     for line in sys.stdin:
         try:
-            answer = worker.answer(json.loads(line))
+            said = answer(json.loads(line))
         except ImportError as error:
-            answer = {"error": f"{error.name or error} is missing; install it: {install('bench')}"}
+            said = {"error": f"{error.name or error} is missing; install it: {install('bench')}"}
         except MemoryError:
-            answer = {"error": "it ran out of memory"}
+            said = {"error": "it ran out of memory"}
         except Exception as error:
-            answer = {"error": f"{type(error).__name__}: {error}".splitlines()[0]}
-        out.write(json.dumps(answer) + "\n")
+            said = {"error": f"{type(error).__name__}: {error}".splitlines()[0]}
+        out.write(json.dumps(said) + "\n")
         out.flush()
 
 
 if __name__ == "__main__":
-    main()
+    serve(Worker(sys.argv[1]).answer)

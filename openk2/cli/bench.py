@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -196,6 +197,39 @@ def agent(as_json: bool, out: Path | None, **options: Any) -> None:
         ("thoughts sent back", lambda row: f"{row['back']} of {row['steps']}"),
     ]
     _give(bench.measure(**options, progress=_progress), columns, (), as_json, out)
+
+
+@command.command()
+@click.option("--sizes", default="5M,14M", show_default=True, callback=_names, help="Active parameters.")
+@click.option("--tokens", type=click.IntRange(1024), default=16_384, show_default=True, help="Of a step.")
+@click.option("--lengths", default="100-500", show_default=True, callback=_names, help="Tokens of a document.")
+@click.option("--threads", type=click.IntRange(1), default=len(os.sched_getaffinity(0)), help="Default: every core.")
+@click.option("--rounds", type=click.IntRange(1), default=3, show_default=True, help="After two that are not timed.")
+@_form
+def train(as_json: bool, out: Path | None, lengths: tuple[str, ...], **options: Any) -> None:
+    """Tokens a second in training, beside transformers with AdamW: same weights, same documents."""
+    from openk2.bench import report as show
+    from openk2.bench import train as bench
+
+    columns: list[tuple[str, Cell]] = [
+        ("size", lambda row: row["size"]),
+        ("system", lambda row: row["system"]),
+        ("documents", lambda row: "-".join(str(n) for n in sorted(set(row["lengths"])))),
+        *_speeds(),
+        ("mfu", lambda row: show.percent(row["mfu"])),
+        ("optimizer", lambda row: f"{100 * row['optimizer_share']:.1f}%"),
+        ("memory", lambda row: show.size(row["peak_bytes"])),
+    ]
+    plan = bench.Plan(lengths=[_range(text) for text in lengths], **options)
+    _give(bench.measure(plan, _progress), columns, ("size", "lengths"), as_json, out)
+
+
+def _range(text: str) -> tuple[int, int]:
+    """100-500, or one number."""
+    low, _, high = text.partition("-")
+    if not low.isdecimal() or not (high or low).isdecimal() or not 2 <= int(low) <= int(high or low) <= 3000:
+        raise UserError(f"--lengths takes tokens from 2 to 3000 as in 100-500 or 2048, not {text!r}.")
+    return int(low), int(high or low)
 
 
 def _common() -> list[tuple[str, Cell]]:

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from openk2.cli import synth_tools
+
 source_files = click.option(
     "--data", type=click.Path(path_type=Path, exists=True, file_okay=False), required=True, envvar="OPENK2_DATA",
     help="Folder of the source files (docs/recipe.md).",
@@ -15,6 +17,10 @@ source_files = click.option(
 @click.group("synth")
 def command() -> None:
     """Make and check training data."""
+
+
+for made in synth_tools.COMMANDS:
+    command.add_command(made)
 
 
 @command.command()

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import click
 
 from openk2.cli.train_estimate import estimate
 from openk2.cli.train_retrieval import retrieval
-from openk2.errors import UserError
 from openk2.train.options import amount
 from openk2.train.pretrain import pretrain
 from openk2.train.sft import sft
@@ -31,10 +29,11 @@ command.add_command(retrieval)
 @click.option("--vocab-size", type=int, default=4096, show_default=True, help="Entries, special tokens included.")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder for tiktoken.model.")
 def tokenizer(corpus: tuple[Path, ...], vocab_size: int, out: Path) -> None:
-    """Learn a byte-level BPE with Kimi's splitting pattern from text files (or folders of *.txt and *.jsonl)."""
+    """Learn a byte-level BPE with Kimi's splitting pattern from what `prepare` takes: files, or folders of them."""
     from openk2.chat.train_tokenizer import train
+    from openk2.train.prepare import texts
 
-    made = train(_texts(corpus), vocab_size, out)
+    made = train(texts(corpus), vocab_size, out)
     click.echo(f"{out}: {made.n_vocab} entries")
 
 
@@ -42,28 +41,13 @@ def tokenizer(corpus: tuple[Path, ...], vocab_size: int, out: Path) -> None:
 @click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--tokenizer", type=click.Path(path_type=Path), required=True, help="Folder of tiktoken.model.")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder of the shards; gone on with.")
-@click.option("--context", default="1024", show_default=True, help="Tokens at which a text is cut.")
 @click.option("--shard-tokens", default="10M", show_default=True, help="Tokens of a shard.")
-def prepare(files: tuple[Path, ...], tokenizer: Path, out: Path, context: str, shard_tokens: str) -> None:
+def prepare(files: tuple[Path, ...], tokenizer: Path, out: Path, shard_tokens: str) -> None:
     """Make token shards of FILES (or folders): .txt, and .jsonl or .jsonl.gz whose lines have `text` or `messages`."""
     from openk2.train.prepare import prepare as write
 
-    made = write(files, tokenizer, out, context=amount(context), shard_tokens=amount(shard_tokens), say=click.echo)
-    click.echo(
-        f"{out}: {made.records} records, {made.documents} documents ({made.cut} texts were cut), "
-        f"{made.tokens / 1e6:.2f}M tokens in {made.shards} shards"
-    )
-
-
-def _texts(paths: tuple[Path, ...]) -> Iterator[str]:
-    for path in paths:
-        files = sorted(f for f in path.rglob("*") if f.suffix in (".txt", ".jsonl")) if path.is_dir() else [path]
-        for file in files:
-            try:
-                with file.open(encoding="utf-8", errors="replace") as lines:
-                    yield from lines
-            except OSError as error:
-                raise UserError(f"{file} cannot be read ({error.strerror}); give text files or folders.") from None
+    made = write(files, tokenizer, out, shard_tokens=amount(shard_tokens), say=click.echo)
+    click.echo(f"{out}: {made.records} records, {made.tokens / 1e6:.2f}M tokens in {made.shards} shards")
 
 
 @command.command()

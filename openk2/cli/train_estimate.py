@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
 from typing import Any
 
@@ -13,20 +12,8 @@ from openk2.errors import UserError
 
 _KINDS = {
     "weights": "weights", "gradients": "gradients (float32)", "optimizer": "optimizer", "int4": "experts through INT4",
-    "copies": "bf16 copies in use", "activations": "activations", "logits": "head and logits",
+    "copies": "gathered and cast weights", "activations": "activations", "logits": "head and logits",
 }  # fmt: skip
-
-
-def quantity(text: str) -> float:
-    """`15.5T`, `67M`, `4k`, `1e9` or a plain number, above 0. Raises UserError on anything else."""
-    match = re.fullmatch(r"\s*([\d_.]+(?:e\d+)?)\s*([kmbt]?)\s*", text, re.IGNORECASE)
-    try:
-        value = float(match[1]) * {"": 1, "k": 1e3, "m": 1e6, "b": 1e9, "t": 1e12}[match[2].lower()] if match else 0.0
-    except ValueError:
-        value = 0.0
-    if not 0 < value < 1e30:
-        raise UserError(f"{text!r} is not an amount; write for example 15.5T, 20M, 4k or 8192.")
-    return value
 
 
 @click.command()
@@ -59,6 +46,7 @@ def estimate(
     from openk2.train.devices import device, parse_devices
     from openk2.train.estimate import Layout
     from openk2.train.estimate import estimate as compute
+    from openk2.train.options import amount
 
     config = ModelConfig.from_hf(read_object(Path(name))) if name.endswith(".json") else find(name)[0]
     count, kind = parse_devices(devices)
@@ -68,8 +56,8 @@ def estimate(
     if ep is None:
         ep = max(n for n in (1, 2, 4, 8) if dp % n == 0 and config.n_routed_experts % n == 0)
     data = compute(
-        config, quantity(tokens), device(kind), Layout(dp, ep, pp, int(zero)), context=round(quantity(context)),
-        batch=round(quantity(batch)) if batch else None, micro=round(quantity(micro)) if micro else None,
+        config, amount(tokens), device(kind), Layout(dp, ep, pp, int(zero)), context=amount(context),
+        batch=amount(batch) if batch else None, micro=amount(micro) if micro else None,
         optimizer=optimizer, checkpointing=checkpointing, qat=qat, mfu=mfu, price=price,
     )  # fmt: skip
     if as_json:

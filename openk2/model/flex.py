@@ -53,8 +53,11 @@ def _listed(mask: Tensor, device: torch.device | str) -> tuple[Tensor, Tensor]:
 
 @functools.cache
 def _kernel(compiled: bool) -> Callable[..., Any]:
-    """FlexAttention; compiled wherever it is to be fast. Uncompiled it makes the whole T x T matrix."""
-    return torch.compile(flex_attention) if compiled else flex_attention
+    """FlexAttention; compiled wherever it is to be fast, once for each number of tokens, whatever their documents.
+
+    Uncompiled it makes the whole T x T matrix.
+    """
+    return torch.compile(flex_attention, dynamic=False) if compiled else flex_attention
 
 
 def attend(

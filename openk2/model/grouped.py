@@ -37,7 +37,11 @@ class Routing:
 
 
 class _GroupedSwiGLU(torch.autograd.Function):
-    """Rows sorted by expert: down_e(w silu(gate_e x) * up_e x). Keeps the products before the activation only."""
+    """Rows sorted by expert: down_e(w silu(gate_e x) * up_e x). Keeps the products before the activation.
+
+    The matrices are kept as they were given and cast once more in the backward pass: a copy of theirs would stay in
+    memory for every layer, also where FSDP drops a layer's weights between the two.
+    """
 
     @staticmethod
     def forward(
@@ -45,29 +49,27 @@ class _GroupedSwiGLU(torch.autograd.Function):
         override: tuple[Tensor, Tensor, Tensor] | None,
     ) -> Tensor:  # fmt: skip
         gate, up, down = override or (gate, up, down)
-        gate_up, down = torch.cat((gate, up), 1).to(xs.dtype), down.to(xs.dtype)  # [E, 2I, H], [E, H, I]
         w = w.to(xs.dtype)[:, None]
-        hidden = F.grouped_mm(xs, gate_up.mT, offs=offsets)  # [S, 2I]
-        width = down.shape[2]
-        active = F.silu(hidden[:, :width]) * hidden[:, width:] * w
-        ctx.save_for_backward(xs, w, hidden, gate_up, down, offsets)
-        return F.grouped_mm(active, down.mT, offs=offsets)
+        g = F.grouped_mm(xs, gate.to(xs.dtype).mT, offs=offsets)  # [S, I]
+        u = F.grouped_mm(xs, up.to(xs.dtype).mT, offs=offsets)
+        ctx.save_for_backward(xs, w, g, u, gate, up, down, offsets)
+        return F.grouped_mm(F.silu(g) * u * w, down.to(xs.dtype).mT, offs=offsets)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:
-        xs, w, hidden, gate_up, down, offsets = ctx.saved_tensors
-        dout, width = grads[0].contiguous(), down.shape[2]  # an expanded gradient has rows of no length
-        gate, up = hidden[:, :width], hidden[:, width:]
-        silu = F.silu(gate)
-        active = silu * up
-        da = F.grouped_mm(dout, down, offs=offsets)  # of active * w
+        xs, w, g, u, gate, up, down, offsets = ctx.saved_tensors
+        dout = grads[0].contiguous()  # an expanded gradient has rows of no length
+        silu = F.silu(g)
+        active = silu * u
+        da = F.grouped_mm(dout, down.to(xs.dtype), offs=offsets)  # of active * w
         dw = (da * active).sum(-1, dtype=torch.float32)
-        d_down = F.grouped_mm(dout.mT, active * w, offs=offsets)
+        d_down = F.grouped_mm(dout.mT, active * w, offs=offsets).float()
         da = da * w
-        dh = torch.cat((torch.ops.aten.silu_backward(da * up, gate), da * silu), 1)
-        d_gate_up = F.grouped_mm(dh.mT, xs, offs=offsets).float()
-        dx = F.grouped_mm(dh, gate_up, offs=offsets)
-        return dx, dw, d_gate_up[:, :width], d_gate_up[:, width:], d_down.float(), None, None
+        dg, du = torch.ops.aten.silu_backward(da * u, g), da * silu
+        d_gate = F.grouped_mm(dg.mT, xs, offs=offsets).float()
+        d_up = F.grouped_mm(du.mT, xs, offs=offsets).float()
+        dx = F.grouped_mm(dg, gate.to(xs.dtype), offs=offsets) + F.grouped_mm(du, up.to(xs.dtype), offs=offsets)
+        return dx, dw, d_gate, d_up, d_down, None, None
 
 
 def swiglu(

@@ -42,12 +42,12 @@ def _activate(h: Tensor, width: int) -> Tensor:
     return F.silu(h[:, :width]).mul_(h[:, width:])
 
 
-def _activate_backward(da: Tensor, h: Tensor, width: int) -> Tensor:
-    """Gradient [S, I] after the activation -> gradient [S, 2I] of gate and up. Overwrites `da`."""
-    gate, up = h[:, :width], h[:, width:]
+def _activate_backward(da: Tensor, h: Tensor, silu: Tensor) -> Tensor:
+    """Gradient [S, I] after the activation -> gradient [S, 2I] of gate and up, silu(gate) given. Overwrites `da`."""
+    width = silu.shape[1]
     dh = torch.empty_like(h)
-    torch.mul(da, F.silu(gate), out=dh[:, width:])
-    dh[:, :width] = torch.ops.aten.silu_backward(da.mul_(up), gate)
+    torch.mul(da, silu, out=dh[:, width:])
+    torch.ops.aten.silu_backward.grad_input(da.mul_(h[:, width:]), h[:, :width], grad_input=dh[:, :width])
     return dh
 
 
@@ -65,8 +65,9 @@ class _SwiGLU(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> Any:
         x, h, gate_up, down = ctx.saved_tensors
         width = down.shape[1]
-        d_down = grads[0].T @ _activate(h, width)
-        dh = _activate_backward(grads[0] @ down, h, width)
+        silu = F.silu(h[:, :width])
+        d_down = grads[0].T @ (silu * h[:, width:])
+        dh = _activate_backward(grads[0] @ down, h, silu)
         d_gate_up = (dh.T @ x).float()
         return dh @ gate_up, d_gate_up[:width], d_gate_up[width:], d_down.float()
 
@@ -177,11 +178,13 @@ class _RoutedSwiGLU(torch.autograd.Function):
             if not size:
                 continue
             rows = slice(start, start + size)
-            a = _activate(hidden[rows], width)
+            h = hidden[rows]
+            silu = F.silu(h[:, :width])
+            a = silu * h[:, width:]
             da = torch.mm(dout[rows], down[expert])  # gradient of a * w
             torch.sum(da * a, -1, dtype=torch.float32, out=dw[rows])
             torch.mm(dout[rows].T, a.mul_(w[rows]), out=d_down[expert])
-            dh = _activate_backward(da.mul_(w[rows]), hidden[rows], width)
+            dh = _activate_backward(da.mul_(w[rows]), h, silu)
             torch.mm(dh, gate_up[expert], out=dx[rows])
             torch.mm(dh.T, xs[rows], out=d_gate_up[expert])
             start += size

@@ -130,7 +130,8 @@ class Checkpoints:
 
         A damaged one is put aside and the one before taken. Raises UserError when it is of another network or recipe.
         """
-        for name in self.world.share([folder.name for folder in folders(self.out)]):
+        found = self.world.share([folder.name for folder in folders(self.out)])
+        for name in found:
             folder = self.out / name
             try:
                 state = self._read(folder)
@@ -146,6 +147,8 @@ class Checkpoints:
                 continue
             torch.set_rng_state(tensors["rng"])
             return state
+        if found:
+            raise UserError(f"No checkpoint in {self.out} is whole; restore one, or start again with another --out.")
         return None
 
 
@@ -175,12 +178,12 @@ def initial_weights(path: Path) -> tuple[ModelConfig, dict[str, Tensor]]:
     for folder in found:
         try:
             state = read_state(folder)
+            base = ModelConfig.from_hf(state["config"])
+            config = Stage(**state["stages"][state["position"]["stage"]]).config(base)
+            model = Transformer(config)
+            _load(folder, {f"model.{name}": tensor for name, tensor in _tensors(model)}, True)
         except Damaged:
             continue
-        base = ModelConfig.from_hf(state["config"])
-        config = Stage(**state["stages"][state["position"]["stage"]]).config(base)
-        model = Transformer(config)
-        _load(folder, {f"model.{name}": tensor for name, tensor in _tensors(model)}, True)
         return config, model.tensors()
     if found:
         raise UserError(f"No checkpoint in {path} is whole; restore one, or name another run.")

@@ -1,7 +1,8 @@
 """Token shards on disk (`chat/shards.py`) as an endless, seeded, resumable stream of documents.
 
-Nothing grows with the data but 8 bytes for every 1,024 documents: shards are memory-mapped, and the order of an epoch
-is computed, not stored. At 15T tokens in 15G documents that is 120 MB, where a shuffled list would take 120 GB.
+Nothing grows with the data but 16 bytes for every 1,024 documents: shards are memory-mapped, and the order of an epoch
+is computed, not stored. At 15T tokens in 15G documents that is 240 MB, where a shuffled list would take 120 GB. What is
+read at the start of a run is the documents' lengths, 4 bytes each.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import numpy as np
 
 from openk2.errors import UserError
 
-_ANCHOR = 1024  # documents between two known places in a shard
+_ANCHOR = 1024  # texts between two known places in a shard
 _AHEAD = 1024  # documents whose places are drawn at once
 _CHECKED = 1 << 22  # tokens of each shard whose ids are checked before a run; each batch is checked again
 
@@ -47,48 +48,76 @@ class Document:
 
 
 class Shard:
-    """One shard. Raises UserError when its files do not fit each other."""
+    """One shard, as documents of at most `longest` tokens. Raises UserError when its files do not fit each other.
 
-    def __init__(self, path: Path) -> None:
+    A text, of which every token is learned, is cut into as many documents as it needs; a conversation is not, and is
+    left out where it is too long. `anchors` says where every 1,024th text begins: its first token and first document.
+    """
+
+    def __init__(self, path: Path, longest: int) -> None:
+        self.longest = longest
         self.lengths = _map(path.with_suffix(".idx"), np.int32)
-        blocks = [int(self.lengths[i : i + _ANCHOR].sum(dtype=np.int64)) for i in range(0, len(self.lengths), _ANCHOR)]
-        self.anchors = np.cumsum([0, *blocks])
-        self.tokens = int(self.anchors[-1])
         ids, mask = path.with_suffix(".bin"), path.with_suffix(".mask")
-        width, rest = divmod(ids.stat().st_size, self.tokens or 1) if ids.exists() else (0, 0)
         masks = mask.stat().st_size if mask.exists() else 0
-        if rest or (self.tokens and (width not in (2, 4) or masks not in (1, self.tokens))):
+        self.cut = masks == 1
+        self.usable, self.usable_tokens = 0, 0
+        blocks = [(0, 0)]
+        for start in range(0, len(self.lengths), _ANCHOR):
+            lengths = self.lengths[start : start + _ANCHOR].astype(np.int64)
+            pieces = self._pieces(lengths)
+            blocks.append((int(lengths.sum()), int(pieces.sum())))
+            last = lengths - (pieces - 1) * longest  # tokens of each text's last piece
+            fit = (last > 1) & (last <= longest)
+            self.usable += int((pieces - 1).sum()) + int(fit.sum())
+            self.usable_tokens += int((lengths - last).sum()) + int(last[fit].sum())
+        self.anchors = np.cumsum(blocks, axis=0)  # [blocks + 1, 2]
+        tokens, self.size = (int(n) for n in self.anchors[-1])
+        width, rest = divmod(ids.stat().st_size, tokens or 1) if ids.exists() else (0, 0)
+        if rest or (tokens and (width not in (2, 4) or masks not in (1, tokens))):
             broken = ids if rest or width not in (2, 4) else mask
             raise UserError(f"{broken} does not fit {path.with_suffix('.idx')}; make the shard again.")
         self.ids = _map(ids, np.uint16 if width == 2 else np.uint32)
         self.mask = _map(mask, np.uint8)
 
+    def _pieces(self, lengths: np.ndarray) -> np.ndarray:
+        """Documents that texts of `lengths` [n] make -> [n]."""
+        return np.maximum(-(-lengths // self.longest), 1) if self.cut else np.ones_like(lengths)
+
+    def places(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """First token and length of the documents `indices` [n] -> [n], [n]."""
+        starts, sizes = np.empty(len(indices), np.int64), np.empty(len(indices), np.int64)
+        blocks = np.searchsorted(self.anchors[:, 1], indices, "right") - 1
+        order = np.argsort(blocks, kind="stable")
+        for here in np.split(order, np.flatnonzero(np.diff(blocks[order])) + 1):
+            block = int(blocks[here[0]])
+            lengths = self.lengths[block * _ANCHOR : (block + 1) * _ANCHOR].astype(np.int64)
+            token, document = self.anchors[block]
+            ends, pieces = token + lengths.cumsum(), document + self._pieces(lengths).cumsum()
+            text = np.searchsorted(pieces, indices[here], "right")
+            before = pieces[text] - self._pieces(lengths[text])  # documents before the text's own
+            starts[here] = ends[text] - lengths[text] + (indices[here] - before) * self.longest
+            sizes[here] = np.minimum(ends[text] - starts[here], self.longest if self.cut else lengths[text])
+        return starts, sizes
+
     def document(self, index: int) -> Document:
-        block = index // _ANCHOR
-        start = int(self.anchors[block]) + int(self.lengths[block * _ANCHOR : index].sum(dtype=np.int64))
-        place = slice(start, start + int(self.lengths[index]))
-        whole = len(self.mask) == 1 < self.tokens
-        mask = np.broadcast_to(self.mask, place.stop - start) if whole else self.mask[place]
-        return Document(self.ids[place], mask)
+        (start,), (length,) = self.places(np.array([index]))
+        place = slice(int(start), int(start + length))
+        return Document(self.ids[place], np.broadcast_to(self.mask, int(length)) if self.cut else self.mask[place])
 
 
 class Folder:
-    """All shards of one folder that exist now, as one list of documents. Those longer than `longest` are left out."""
+    """All shards of one folder that exist now, as one list of documents of at most `longest` tokens."""
 
     def __init__(self, path: Path, longest: int) -> None:
         self.path, self.longest = path, longest
         self.names = sorted(file.with_suffix("") for file in path.glob("*.idx"))
-        self.shards = [Shard(name) for name in self.names]
-        self.ends = np.cumsum([len(shard.lengths) for shard in self.shards])
+        self.shards = [Shard(name, longest) for name in self.names]
+        self.ends = np.cumsum([shard.size for shard in self.shards])
         self.size = int(self.ends[-1]) if self.shards else 0
         if not self.size:
             raise UserError(f"{path} holds no token shards (*.bin, *.mask, *.idx); make the training data first.")
-        self.usable, self.tokens = 0, 0
-        for shard in self.shards:
-            for start in range(0, len(shard.lengths), 1 << 20):
-                lengths = shard.lengths[start : start + (1 << 20)]
-                fit = lengths[self.fits(lengths)]
-                self.usable, self.tokens = self.usable + len(fit), self.tokens + int(fit.sum(dtype=np.int64))
+        self.usable = sum(shard.usable for shard in self.shards)
+        self.tokens = sum(shard.usable_tokens for shard in self.shards)
         if not self.usable:
             raise UserError(
                 f"Every document in {path} is longer than {longest} tokens; raise --context and --batch, or lower "
@@ -104,19 +133,23 @@ class Folder:
         shards = np.searchsorted(self.ends, indices, "right")
         found = np.empty(len(indices), np.int64)
         for number in np.unique(shards):
-            here = shards == number
-            shard = self.shards[number].lengths
-            found[here] = shard[indices[here] - (self.ends[number] - len(shard))]
+            here, shard = shards == number, self.shards[number]
+            found[here] = shard.places(indices[here] - (self.ends[number] - shard.size))[1]
         return found
 
     def document(self, index: int) -> Document:
-        number = int(np.searchsorted(self.ends, index, "right"))
-        return self.shards[number].document(index - (int(self.ends[number]) - len(self.shards[number].lengths)))
+        number, place = self._place(index)
+        return self.shards[number].document(place)
 
     def name(self, index: int) -> str:
         """Where a document lies, for a person."""
+        number, place = self._place(index)
+        return f"{self.names[number]}[{place}]"
+
+    def _place(self, index: int) -> tuple[int, int]:
+        """Its shard, and its number there."""
         number = int(np.searchsorted(self.ends, index, "right"))
-        return f"{self.names[number]}[{index - (int(self.ends[number]) - len(self.shards[number].lengths))}]"
+        return number, index - (int(self.ends[number]) - self.shards[number].size)
 
 
 class Stream:
@@ -149,7 +182,7 @@ class Stream:
 
     @property
     def skipped(self) -> int:
-        """Documents that are too long or empty."""
+        """Documents that are left out: conversations that are too long, and single tokens."""
         return sum(folder.size - folder.usable for folder in self.folders)
 
     def next(self) -> Key:
@@ -176,7 +209,7 @@ class Stream:
 
     def largest_id(self) -> int:
         """The largest token id at the start of each shard, which the vocabulary must hold."""
-        shards = [shard for folder in self.folders for shard in folder.shards if shard.tokens]
+        shards = [shard for folder in self.folders for shard in folder.shards if len(shard.ids)]
         return max(int(shard.ids[:_CHECKED].max()) for shard in shards)
 
     def document(self, key: Key) -> Document:

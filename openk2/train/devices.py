@@ -65,14 +65,14 @@ def parse_devices(text: str) -> tuple[int, str]:
 
 
 def choose(name: str = "auto") -> torch.device:
-    """The torch device for `auto` (an accelerator where there is one), `cpu`, `cuda`, `cuda:1` or `mps`.
+    """The torch device for `auto` (CUDA where there is one, else the CPU), `cpu`, `cuda`, `cuda:1` or `mps`.
 
     Raises UserError when there is no such device here.
     """
     import torch
 
     if name == "auto":
-        return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
+        name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         found = torch.device(name)
         torch.empty(1, device=found)

@@ -121,8 +121,9 @@ def memory(
 ) -> dict[str, float]:  # fmt: skip
     """Bytes of one device by kind while a micro-batch of `micro` tokens goes backward.
 
-    `copies`: bf16 values of the weights in use, all of them until their backward pass on one device without
-    checkpointing, two blocks and one block's gradient when sharded. `int4`: the experts' values as INT4 gives them.
+    `copies`: values of the weights in use. On one device bf16, all of them until their backward pass, or one block with
+    checkpointing. When sharded two gathered blocks in bf16 and one block's gradient, and outside the blocks embedding
+    and head in float32 and the former's gradient. `int4`: the experts' values as INT4 gives them.
     """
     c = config
     kinds = states(c, layout, optimizer)
@@ -131,7 +132,7 @@ def memory(
     if layout.zero == 1:
         copies = 0.0
     elif layout.devices > 1:
-        copies = blocks * (2 * 2 + 4)
+        copies = blocks * (2 * 2 + 4) + 8 * c.count().embedding + 4 * c.count().head
     else:
         copies = 2 * (blocks if checkpointing else routed + matrices)
     return kinds | {
@@ -142,26 +143,38 @@ def memory(
     }
 
 
+def joint_law(active: float, tokens: float, ratio: float) -> float:
+    """Loss of a network of `ratio` times as many experts as it uses: arXiv 2502.05172 eq. 6, coefficients of table 3.
+
+    Over 280 runs of 79M to 2.7B active parameters, 0.5B to 80B tokens, ratios of 1 to 32.
+    """
+    hat = 1 / (1 / (ratio - 1 + 1 / (1 / 2.0732 - 1 / 290.4521)) + 1 / 290.4521)
+    log = math.log(hat)
+    of_size = 35.91 * hat**-0.2285 * active ** (-0.1889 + 0.0098 * log)
+    return of_size + 35.98 * hat**0.5529 * tokens ** (-0.1775 - 0.0259 * log) + 1.3637
+
+
+def sparsity_law(total: float, tokens: float, ratio: float) -> float:
+    """The same from all parameters: arXiv 2501.12370 eq. 6, coefficients of table 3; R2 of 68% on a ratio held out."""
+    used = 1 / ratio
+    of_ratio = 0.4598 * used**0.1666 + 17.26 / (used**0.1603 * total**0.1595)
+    return 16612.50 / total**0.5962 + 5455.67 / tokens**0.3954 + of_ratio + 0.94
+
+
 def expected_loss(config: ModelConfig, tokens: float) -> list[dict[str, Any]]:
     """Loss in nats a token on natural text, trained from scratch, by two published laws.
 
-    Joint MoE law, arXiv 2502.05172 eq. 6 and table 3: over 280 runs of 79M to 2.7B active parameters, 0.5B to 80B
-    tokens, up to 32 times as many experts as are used; `inside` says whether this run is like those. Sparsity law,
-    arXiv 2501.12370 eq. 6 and table 3, which saw sparser networks; R2 of 68% on a sparsity held out. Text and
-    vocabulary shift the level: differences between two runs say more than the value. A value near the entropy of
-    guessing or above means that a law does not reach down to so small a run, and is left out.
+    `inside`: whether this run is like those of the joint law. Text and vocabulary shift the level: differences between
+    two runs say more than the value. A value near the entropy of guessing or above means that a law does not reach down
+    to so small a run, and is left out.
     """
     count = config.count()
     ratio = config.n_routed_experts / config.num_experts_per_tok if config.moe_layers() else 1.0
-    hat = 1 / (1 / (ratio - 1 + 1 / (1 / 2.0732 - 1 / 290.4521)) + 1 / 290.4521)
-    log = math.log(hat)
-    joint = 35.91 * hat**-0.2285 * count.active ** (-0.1889 + 0.0098 * log)
-    joint += 35.98 * hat**0.5529 * tokens ** (-0.1775 - 0.0259 * log) + 1.3637
-    active = 1 / ratio
-    sparse = 16612.50 / count.total**0.5962 + 5455.67 / tokens**0.3954 + 0.4598 * active**0.1666
-    sparse += 17.26 / (active**0.1603 * count.total**0.1595) + 0.94
     inside = 79e6 <= count.active <= 2.7e9 and 5e8 <= tokens <= 8e10 and ratio <= 32 and tokens <= 150 * count.active
-    laws = {"joint MoE law (arXiv 2502.05172)": joint, "sparsity law (arXiv 2501.12370)": sparse}
+    laws = {
+        "joint MoE law (arXiv 2502.05172)": joint_law(count.active, tokens, ratio),
+        "sparsity law (arXiv 2501.12370)": sparsity_law(count.total, tokens, ratio),
+    }
     guessing = math.log(config.vocab_size)
     return [{"law": law, "loss": x, "inside": inside} for law, x in laws.items() if x < 0.8 * guessing]
 

@@ -123,7 +123,7 @@ def train(
                 packer.restore(saved["data"])
             spikes, qat = Spikes(progress.recent if saved else ()), bool(saved and progress.qat)
             saved, position, steps = None, packer.state(), Prefetch(packer, base.vocab_size, world.device)
-            workers = Workers(len(packer.own) if world.size == 1 else 1)
+            workers = Workers(len(packer.own) if world.size == 1 and world.device.type == "cpu" else 1)
             optimizer.executor = workers.executor
 
             while (done := at.fraction(stage)) < 1 and not stopping and at.step < (pace.max_steps or math.inf):

@@ -8,9 +8,10 @@ what each of them holds. The same code runs under gloo on CPUs and under NCCL on
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -189,10 +190,14 @@ def gradients(
         _copy_(experts, [fake_quantize(p) if p.numel() else p for p in masters])
         total, balances = torch.zeros(2, device=world.device)
         for batch in batches:
-            rows = batch.rows if len(batch.rows) else torch.ones(1, dtype=torch.long, device=world.device)
+            if not len(batch.rows):  # nothing to learn, but the others exchange weights and tokens with this rank
+                with unobserved(model):
+                    row = torch.ones(1, dtype=torch.long, device=world.device)
+                    (model.loss(batch.ids[:2], Packing([2], world.device), row) * 0.0).backward()
+                continue
             packing = Packing(batch.lengths, world.device)
-            weight = len(batch.rows) / own  # of a batch without rows of its own: nothing
-            loss = model.loss(batch.ids, packing, rows) * weight
+            weight = len(batch.rows) / own
+            loss = model.loss(batch.ids, packing, batch.rows) * weight
             loss.backward()
             total += loss.detach()
             if packing.balance:
@@ -208,6 +213,21 @@ def _copy_(to: Sequence[Tensor], values: Sequence[Tensor]) -> None:
         tensor.copy_(value)
 
 
+@contextlib.contextmanager
+def unobserved(model: Transformer) -> Iterator[None]:
+    """Neither loads nor largest logits are counted in what is computed inside."""
+    training, tracked = model.training, [a.track_logits for a in model.attentions()]
+    model.eval()
+    for attention in model.attentions():
+        attention.track_logits = False
+    try:
+        yield
+    finally:
+        model.train(training)
+        for attention, track in zip(model.attentions(), tracked, strict=True):
+            attention.track_logits = track
+
+
 def drop_gathered(model: Transformer) -> None:
     """After a forward pass that none backward follows: the outermost weights are shards again, as elsewhere."""
     if hasattr(model, "reshard"):
@@ -217,9 +237,10 @@ def drop_gathered(model: Transformer) -> None:
 def balance(model: Transformer, speed: float, world: World) -> list[float]:
     """Move the routers' biases by the loads of all ranks; returns each layer's largest load over its mean."""
     layers = list(model.moe_layers())
-    loads = [moe.load for moe in layers if moe.load is not None]
-    if len(loads) == len(layers) > 0:
-        for moe, load in zip(layers, world.sum(torch.stack(loads)), strict=True):
+    none = torch.zeros(model.config.n_routed_experts, dtype=torch.int64, device=world.device)
+    if layers:
+        loads = torch.stack([none if moe.load is None else moe.load for moe in layers])
+        for moe, load in zip(layers, world.sum(loads), strict=True):
             moe.load = load
     return [moe.balance(speed) for moe in layers]
 

@@ -19,7 +19,7 @@ from openk2.chat.template import render_for_training
 from openk2.chat.tokenizer import Tokenizer
 from openk2.errors import UserError
 
-_SUFFIXES = (".txt", ".jsonl", ".jsonl.gz")
+_SUFFIXES = (".txt", ".md", ".py", ".jsonl", ".jsonl.gz")
 _STATE = "prepare.json"
 _BLOCK = 1 << 20  # characters of a text file that are one text
 
@@ -30,25 +30,25 @@ class Counts:
 
     records: int = 0
     shards: int = 0
-    documents: int = 0
     tokens: int = 0
-    cut: int = 0  # texts that were longer than a document may be
 
 
 def prepare(
-    paths: Sequence[Path], tokenizer: Path, out: Path, *, context: int = 1024, shard_tokens: int = 10_000_000,
+    paths: Sequence[Path], tokenizer: Path, out: Path, *, shard_tokens: int = 10_000_000,
     say: Callable[[str], None] = print,
 ) -> Counts:  # fmt: skip
     """Write the shards of all records of `paths` in order, about `shard_tokens` tokens each; returns what was made.
 
-    A text becomes documents of at most `context` tokens, [BOS] before and [EOS] behind it, every token to be learned; a
-    conversation one whole document, of which the model's own tokens of the last turn are. Shards hold one kind each.
+    A text becomes a document, [BOS] before and [EOS] behind it, every token to be learned (training cuts it to its own
+    context); a conversation one of which the model's own tokens of the last turn are. Shards hold one kind each.
     Finished shards are kept, so that the same call goes on after a kill. Raises UserError for a record or a file that
     cannot be read, naming the line, and when `out` was made of something else.
     """
     tok = Tokenizer.load(tokenizer)
     files = list(_files(paths))
-    given = {"files": [str(file) for file in files], "context": context, "vocabulary": tok.n_vocab}
+    if not files:
+        raise UserError(f"{paths[0]} holds no text to learn from: no {', '.join(_SUFFIXES)} file.")
+    given = {"files": [str(file) for file in files], "vocabulary": tok.n_vocab}
     state, counts = out / _STATE, Counts()
     if state.exists():
         saved = json.loads(state.read_text(encoding="utf-8"))
@@ -69,7 +69,7 @@ def prepare(
             part = state.with_suffix(".part")
             part.write_text(json.dumps({"given": given, "counts": vars(counts)}), encoding="utf-8")
             part.replace(state)
-            say(f"{shard.path.name}: {counts.documents} documents, {counts.tokens / 1e6:.2f}M tokens so far")
+            say(f"{shard.path.name}: {counts.records} records, {counts.tokens / 1e6:.2f}M tokens so far")
         shard = None
 
     for number, (place, record) in enumerate(_records(files)):
@@ -77,27 +77,31 @@ def prepare(
             continue
         try:
             conversation = not isinstance(record, str)
-            documents = [_conversation(tok, record)] if conversation else _text(tok, record, context)
+            ids, mask = _conversation(tok, record) if conversation else _text(tok, record)
         except (UserError, ValueError, TypeError, KeyError, AttributeError) as error:
             raise UserError(f"{place} is no record to learn from ({error}); mend or remove it.") from None
         if shard and (masked != conversation or shard.tokens >= shard_tokens):
             finish()
-        for ids, mask in documents:
-            masked = conversation
-            shard = shard or ShardWriter(out / f"part-{counts.shards:05d}", tok.n_vocab, masked)
-            shard.add(ids, mask)
-            counts.documents += 1
-            counts.tokens += len(ids)
-        counts.cut += len(documents) > 1
-        counts.records = number + 1
+        masked = conversation
+        shard = shard or ShardWriter(out / f"part-{counts.shards:05d}", tok.n_vocab, masked)
+        shard.add(ids, mask)
+        counts.records, counts.tokens = number + 1, counts.tokens + len(ids)
     finish()
     return counts
 
 
-def _text(tok: Tokenizer, text: str, context: int) -> list[tuple[list[int], list[int]]]:
-    ids = [tok.special["[BOS]"], *tok.encode(text), tok.special["[EOS]"]]
-    pieces = (ids[i : i + context] for i in range(0, len(ids), context))
-    return [(piece, []) for piece in pieces if len(piece) > 1]  # a token alone teaches nothing
+def texts(paths: Sequence[Path]) -> Iterator[str]:
+    """All lines of the files that `prepare` takes, to learn a tokenizer from. Raises UserError as it does."""
+    for _, record in _records(_files(paths)):
+        if isinstance(record, str):
+            yield from io.StringIO(record)
+        else:
+            for message in record["messages"]:
+                yield from (v for v in (message.get("reasoning_content"), message.get("content")) if isinstance(v, str))
+
+
+def _text(tok: Tokenizer, text: str) -> tuple[list[int], list[int]]:
+    return [tok.special["[BOS]"], *tok.encode(text), tok.special["[EOS]"]], []
 
 
 def _conversation(tok: Tokenizer, record: dict[str, Any]) -> tuple[list[int], list[int]]:
@@ -119,7 +123,7 @@ def _files(paths: Iterable[Path]) -> Iterator[Path]:
 
 
 def _records(files: Iterable[Path]) -> Iterator[tuple[str, str | dict[str, Any]]]:
-    """(place, text or conversation) of every record: each line of a .jsonl, a .txt in blocks of about a megabyte."""
+    """(place, text or conversation) of every record: each line of a .jsonl, other files in blocks of a megabyte."""
     for file in files:
         try:
             with _open(file) as lines:

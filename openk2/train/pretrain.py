@@ -30,12 +30,13 @@ def pretrain(stages: str, **options: Any) -> None:
         raise UserError(f"Training needs torch; install it with: {install('train')}") from None
 
     from openk2.chat.tokenizer import Tokenizer
+    from openk2.train.devices import choose
     from openk2.train.parallel import World
-    from openk2.train.start import choose_device, launch, network
+    from openk2.train.start import launch, network
 
     if options["threads"]:
         torch.set_num_threads(options["threads"])
-    world = World.from_env(choose_device(options["device"]), options["expert_ranks"])
+    world = World.from_env(choose(options["device"]), options["expert_ranks"])
     values = taken(options)
     tokenizer = Tokenizer.load(options["tokenizer"]) if options["tokenizer"] else None
     config, weights = network(options["init"], options["depth"], tokenizer, options["vocab_size"])

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_type_hints
 
 from openk2.errors import UserError
 from openk2.model.config import ModelConfig
@@ -110,10 +110,23 @@ class Stage:
 def stage(values: dict[str, Any], **more: Any) -> Stage:
     """A stage from a table of fields, as a TOML file has it. Raises UserError naming a field there is none of."""
     values = more | values
+    hints = get_type_hints(Stage)
     if unknown := sorted(values.keys() - {field.name for field in fields(Stage)}):
         known = ", ".join(field.name for field in fields(Stage))
         raise UserError(f"A stage has no {', '.join(unknown)}; its fields are {known}.")
-    return Stage(**values)
+    return Stage(**{name: _fitted(name, value, hints[name]) for name, value in values.items()})
+
+
+def _fitted(name: str, value: Any, kind: Any) -> Any:
+    """`value` in the type of its field, which is str, int, float, or float | None."""
+    if kind in (str, int):
+        if type(value) is kind:
+            return value
+    elif isinstance(value, int | float) and not isinstance(value, bool):
+        return float(value)
+    elif value is None and kind is not float:
+        return None
+    raise UserError(f"{name} = {value!r} is no { {str: 'text', int: 'whole number'}.get(kind, 'number') }.")
 
 
 def recipe(config: ModelConfig, tokens: int, *, parts: int = 1, ranks: int = 1, **values: Any) -> list[Stage]:

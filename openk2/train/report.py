@@ -34,9 +34,6 @@ class Run:
     samples: list[dict[str, Any]]
     about: dict[str, Any]  # `config` and `stages`, as the newest checkpoint has them
 
-    def column(self, name: str) -> np.ndarray | None:
-        return self.columns.get(name)
-
     def peak(self, name: str) -> np.ndarray | None:
         """[steps]: the largest over the layers."""
         values = self.columns.get(name)
@@ -49,7 +46,9 @@ def write(runs: Sequence[Path], out: Path) -> None:
     """Write the page about `runs` to `out`. Raises UserError when a run has no metrics, or there are more than six."""
     if len(runs) > _RUNS:
         raise UserError(f"A report shows up to {_RUNS} runs and got {len(runs)}; name fewer.")
-    page = _PAGE.read_text(encoding="utf-8").replace("{{body}}", _body([read(run) for run in runs]))
+    clash = len({run.resolve().name for run in runs}) < len(runs)
+    read_runs = [read(run, str(run) if clash else run.resolve().name) for run in runs]
+    page = _PAGE.read_text(encoding="utf-8").replace("{{body}}", _body(read_runs))
     out.parent.mkdir(parents=True, exist_ok=True)
     try:
         out.write_text(page, encoding="utf-8")
@@ -57,10 +56,10 @@ def write(runs: Sequence[Path], out: Path) -> None:
         raise UserError(f"{out} cannot be written ({error.strerror}); name a file in a folder of yours.") from None
 
 
-def read(folder: Path) -> Run:
+def read(folder: Path, name: str) -> Run:
     """Read metrics.jsonl, and samples.jsonl and a checkpoint's state.json where they exist.
 
-    A line that a kill cut off is left out.
+    A line that a kill cut off is left out. Raises UserError when there are no metrics, or not those of training.
     """
     file = folder / "metrics.jsonl"
     if not file.exists():
@@ -73,23 +72,25 @@ def read(folder: Path) -> Run:
                 break
             row = json.loads(line)
             stages.append(str(row.pop("stage", "")))
-            for name, value in row.items():
-                held = gathered.setdefault(name, [math.nan] * count)
+            for key, value in row.items():
+                held = gathered.setdefault(key, [math.nan] * count)
                 held.append(np.asarray(value, np.float32) if isinstance(value, list) else value)
-            for name in gathered.keys() - row.keys():
-                gathered[name].append(math.nan)
+            for key in gathered.keys() - row.keys():
+                gathered[key].append(math.nan)
     if not stages:
         raise UserError(f"{file} is empty; the run has not made a step yet.")
+    if not {"tokens", "loss"} <= gathered.keys():
+        raise UserError(f"{file} has no tokens and loss in its rows; give the folder of a training run.")
     states = sorted(folder.glob("step-*/state.json"))
     about = json.loads(states[-1].read_text(encoding="utf-8")) if states else {}
     samples = []
     if (folder / "samples.jsonl").exists():
         text = (folder / "samples.jsonl").read_text(encoding="utf-8")
         samples = [json.loads(line) for line in text.splitlines() if line.endswith("}")]
-    columns = {name: _column(values) for name, values in gathered.items()}
+    columns = {key: _column(values) for key, values in gathered.items()}
     if "clipped" in columns:
         columns["heads_clipped"] = np.nansum(columns["clipped"].reshape(len(stages), -1), 1)
-    return Run(folder.resolve().name, columns, stages, samples, about)
+    return Run(name, columns, stages, samples, about)
 
 
 def _column(values: list[Any]) -> np.ndarray:
@@ -160,7 +161,7 @@ def _lines(runs: list[Run], name: str) -> list[Line]:
     if len(runs) > 1:
         peaks = [(run, colour, run.peak(name)) for run, colour in _coloured(runs)]
         return [Line(run.columns["tokens"], y, colour, run.name) for run, colour, y in peaks if y is not None]
-    values = runs[0].column(name)
+    values = runs[0].columns.get(name)
     if values is None:
         return []
     tokens = runs[0].columns["tokens"]
@@ -238,7 +239,7 @@ def _time(seconds: float) -> str:
 
 
 def _last(run: Run, name: str) -> float:
-    values = run.column(name)
+    values = run.columns.get(name)
     return math.nan if values is None else float(values[-1])
 
 
@@ -252,7 +253,7 @@ def _largest(run: Run, name: str) -> str:
 
 
 def _median(run: Run, name: str, form: str) -> str:
-    values = run.column(name)
+    values = run.columns.get(name)
     return "–" if values is None or np.isnan(values).all() else form.format(np.nanmedian(values))
 
 

@@ -14,7 +14,7 @@ from openk2.chat.template import generation_prompt, render
 from openk2.chat.tokenizer import Tokenizer
 from openk2.model.attention import Packing
 from openk2.model.transformer import Transformer
-from openk2.train.parallel import drop_gathered
+from openk2.train.parallel import drop_gathered, unobserved
 
 _TOKENS = 40  # of a continuation
 
@@ -50,10 +50,6 @@ def greedy(model: Transformer, prompts: Sequence[Sequence[int]], tokens: int, en
 
     Every token is one pass over all prompts, padded to one width: nothing is cached, and all passes have one shape.
     """
-    training, tracked = model.training, [a.track_logits for a in model.attentions()]
-    model.eval()
-    for attention in model.attentions():
-        attention.track_logits = False
     device = model.lm_head.weight.device
     width = max(map(len, prompts)) + tokens
     ids = torch.zeros(len(prompts), width, dtype=torch.long, device=device)
@@ -61,13 +57,11 @@ def greedy(model: Transformer, prompts: Sequence[Sequence[int]], tokens: int, en
         ids[row, : len(prompt)] = torch.tensor(prompt)
     at = torch.tensor([len(prompt) for prompt in prompts], device=device)
     rows, packing = torch.arange(len(prompts), device=device), Packing([width] * len(prompts), device)
-    for _ in range(tokens):
-        states = model.hidden(ids.flatten(), packing).view(len(prompts), width, -1)
-        ids[rows, at] = F.linear(states[rows, at - 1], model.lm_head.weight.float()).argmax(-1)
-        at += 1
+    with unobserved(model):
+        for _ in range(tokens):
+            states = model.hidden(ids.flatten(), packing).view(len(prompts), width, -1)
+            ids[rows, at] = F.linear(states[rows, at - 1], model.lm_head.weight.float()).argmax(-1)
+            at += 1
     drop_gathered(model)
-    model.train(training)
-    for attention, track in zip(model.attentions(), tracked, strict=True):
-        attention.track_logits = track
     continued = [ids[i, len(p) : len(p) + tokens].tolist() for i, p in enumerate(prompts)]
     return [said[: next((i for i, token in enumerate(said) if token in ends), tokens)] for said in continued]

@@ -31,12 +31,13 @@ def sft(**options: Any) -> None:
         raise UserError(f"Training needs torch; install it with: {install('train')}") from None
 
     from openk2.chat.tokenizer import Tokenizer
+    from openk2.train.devices import choose
     from openk2.train.parallel import World
-    from openk2.train.start import choose_device, launch, network
+    from openk2.train.start import launch, network
 
     if options["threads"]:
         torch.set_num_threads(options["threads"])
-    world = World.from_env(choose_device(options["device"]), options["expert_ranks"])
+    world = World.from_env(choose(options["device"]), options["expert_ranks"])
     values = taken(options)
     threads = torch.get_num_threads() if world.size == 1 else 1
     values.setdefault("parts", world.size * max(1, min(threads, values["batch"] // world.size // _SMALLEST_PART)))

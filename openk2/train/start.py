@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from openk2.chat.tokenizer import Tokenizer
 from openk2.errors import UserError
 from openk2.model.checkpoint import TOKENIZER_FILES
 from openk2.model.config import ModelConfig
+from openk2.train import report
 from openk2.train.checkpoint import initial_weights
 from openk2.train.data import Source, Stream
 from openk2.train.loop import Pace, build, train
@@ -72,9 +74,21 @@ def launch(
         options["max_steps"], options["recompute"],
     )  # fmt: skip
     sampler = Sampler(tokenizer, options["prompt"], chat) if tokenizer and options["prompt"] else None
-    last = train(model, data, stages, out, world, say, pace, sampler)
+    try:
+        last = train(model, data, stages, out, world, say, pace, sampler)
+    finally:  # a run that went wrong is worth a look above all
+        if world.is_main:
+            _report(out, say)
     world.close()
     return last
+
+
+def _report(out: Path, say: Callable[[str], None]) -> None:
+    """Write the page about the run, if it has made a step."""
+    page = out / "report.html"
+    with contextlib.suppress(UserError):
+        report.write([out], page)
+        say(f"report: {page}")
 
 
 def _check_data(data: Sequence[Source], stage: Stage, config: ModelConfig) -> str:
@@ -91,16 +105,3 @@ def _check_data(data: Sequence[Source], stage: Stage, config: ModelConfig) -> st
 
 def _quiet(line: str) -> None:
     """Another rank speaks."""
-
-
-def choose_device(name: str) -> torch.device:
-    """`auto`: the accelerator that is there, else the CPU. Raises UserError when a device is not there."""
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        torch.empty(1, device=name)
-    except (RuntimeError, AssertionError) as error:
-        raise UserError(
-            f"The device {name!r} cannot be used ({str(error).splitlines()[0]}); take --device cpu."
-        ) from None
-    return torch.device(name)

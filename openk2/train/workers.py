@@ -62,15 +62,19 @@ class Workers:
 
 
 def tune_allocator() -> None:
-    """Keep freed memory instead of giving it back: a step frees and takes the same gigabyte again and again.
-
-    And let oneDNN multiply float32 matrices (the logits): exact float32 where the processor has no matrix unit, and
-    there twice as fast on AMD as MKL; products of bf16 with float32 sums where it has one.
-    """
-    torch.backends.mkldnn.matmul.fp32_precision = "bf16"  # pyright: ignore[reportAttributeAccessIssue]
+    """Keep freed memory instead of giving it back: a step frees and takes the same gigabyte again and again."""
+    use_onednn(True)
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "8192")
     with contextlib.suppress(OSError, AttributeError):  # glibc only
         libc = ctypes.CDLL("libc.so.6")
         libc.mallopt(-8, 1)  # M_ARENA_MAX: the arenas of further threads would still give memory back
         libc.mallopt(-3, 1 << 30)  # M_MMAP_THRESHOLD
         libc.mallopt(-1, (1 << 31) - 1)  # M_TRIM_THRESHOLD
+
+
+def use_onednn(on: bool) -> None:
+    """Whether oneDNN multiplies float32 matrices (the logits), not MKL: on AMD it takes less than half the time.
+
+    It sums in float32; the factors are rounded to bf16 only where the processor has a unit for that (AMX).
+    """
+    torch.backends.mkldnn.matmul.fp32_precision = "bf16" if on else "none"  # pyright: ignore[reportAttributeAccessIssue]

@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.nn.attention.flex_attention
 from torch import Tensor
+from torch._dynamo.testing import CompileCounterWithBackend
 
 from openk2.model import flex
 from openk2.model.attention import Packing, attend
@@ -83,6 +84,19 @@ def test_without_maxima() -> None:
         out, nothing = flex.attend(q, k, v, SCALE, flex.document_mask(lengths, "cpu"))
     torch.testing.assert_close(out, attend(q, k, v, SCALE, Packing(lengths))[0], atol=2e-6, rtol=1e-5)
     assert bool((nothing == -torch.inf).all())
+
+
+def test_other_documents_are_no_other_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compiling takes many seconds on an accelerator: it must happen once, not for each batch."""
+    counter = CompileCounterWithBackend("aot_eager")
+    compiled = torch.compile(torch.nn.attention.flex_attention.flex_attention, dynamic=False, backend=counter)
+    monkeypatch.setattr(flex, "_kernel", lambda on: compiled)
+    for lengths in ([100, 200, 84], [384], [1] * 84 + [300], [300, 84]):
+        q, k, v = _inputs(384)
+        with torch.no_grad():
+            out, _ = flex.attend(q, k, v, SCALE, flex.document_mask(lengths, "cpu"))
+        torch.testing.assert_close(out, attend(q, k, v, SCALE, Packing(lengths))[0], atol=2e-6, rtol=1e-5)
+    assert counter.frame_count == 1
 
 
 def test_the_masks_size_is_that_of_blocks() -> None:

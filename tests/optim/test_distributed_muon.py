@@ -67,10 +67,9 @@ def both(world: World) -> tuple[list[np.ndarray], list[np.ndarray]]:
     return ours(world), torchs(world)
 
 
-@pytest.mark.parametrize("ranks", [2, 4])
-def test_equal_to_one_process_to_the_bit(ranks: int) -> None:
+def test_equal_to_one_process_to_the_bit() -> None:
     alone = ours(World.single())
-    for mine, theirs in run(ranks, both):
+    for mine, theirs in run(4, both):
         for a, b in zip(mine, alone, strict=True):
             assert np.array_equal(a, b)
         # torch's M = mu M + (1 - mu) G differs by a factor, which bf16 rounds in another place.

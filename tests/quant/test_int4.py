@@ -117,6 +117,7 @@ def test_export_reads_back_as_what_training_saw(tmp_path: Path) -> None:
 def test_loss_of_the_export_is_that_of_the_forward_pass(tmp_path: Path) -> None:
     from openk2.model.attention import Packing
     from openk2.model.transformer import Transformer
+    from openk2.train.checkpoint import initial_weights
     from openk2.train.export import export
     from openk2.train.loop import quantise_experts
 
@@ -130,21 +131,11 @@ def test_loss_of_the_export_is_that_of_the_forward_pass(tmp_path: Path) -> None:
     seen = model.loss(ids, packing, rows).item()
     assert seen != masters
     exported = Transformer(config, torch.float32)
-    exported.load_tensors(checkpoint_tensors(folder))
+    exported.load_tensors(initial_weights(folder)[1])
     assert exported.loss(ids, packing, rows).item() == seen
     export(config, exported.tensors(), tmp_path / "again", int4=True)  # INT4 of INT4 is the same INT4
-    again = checkpoint_tensors(tmp_path / "again")
+    again = initial_weights(tmp_path / "again")[1]
     assert all(torch.equal(again[name], tensor) for name, tensor in exported.tensors().items())
-
-
-def checkpoint_tensors(folder: Path) -> dict[str, torch.Tensor]:
-    from openk2.model.checkpoint import load
-    from openk2.model.config import ModelConfig
-    from openk2.model.expected import weights as expected
-
-    config = ModelConfig.from_folder(folder)
-    checkpoint = load(folder, config)
-    return {name: torch.tensor(checkpoint.weight(name)) for name in expected(config)}
 
 
 def test_engine_and_training_forward_agree_on_the_export(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import pytest
 
 pytest.importorskip("torch")
 import torch
-from ranks import run
+from ranks import exact_float32, run
 from test_training import losses, metrics, shards
 
 from openk2.model.config import ModelConfig
@@ -24,6 +24,7 @@ from openk2.train.checkpoint import initial_weights
 from openk2.train.data import Source
 from openk2.train.parallel import World
 from openk2.train.recipe import Stage
+from openk2.train.workers import tune_allocator
 
 CONFIG = ModelConfig.from_depth(2, vocab_size=64)
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -32,14 +33,15 @@ STAGE = Stage(tokens=4500, batch=512, parts=4, context=128, warmup=0.1, decay=0.
 
 def go(world: World, data: Path, out: Path, until: int | None, experts: int = 1, recompute: int = 0) -> dict[str, Any]:
     """Go on with the run in `out`. In float32 throughout: bf16 makes much of the little by which sums differ."""
+    loop.tune_allocator = exact_float32
     if world.size > 1:
         world = World.from_env(experts=experts)
     model = loop.build(CONFIG, STAGE.seed)
     model.dtype = torch.float32
-    exact = loop.make_optimizer
+    made = loop.make_optimizer
 
     def make(*args: Any) -> MuonAdamW:
-        optimizer = exact(*args)
+        optimizer = made(*args)
         optimizer.ns_dtype = torch.float32
         return optimizer
 
@@ -48,7 +50,7 @@ def go(world: World, data: Path, out: Path, until: int | None, experts: int = 1,
         pace = loop.Pace(max_steps=until, recompute=recompute)
         return loop.train(model, [Source(data)], [STAGE], out, world, lambda line: None, pace)
     finally:
-        loop.make_optimizer = exact
+        loop.make_optimizer, loop.tune_allocator = made, tune_allocator
 
 
 def go_both(world: World, data: Path, first: Path, second: Path) -> None:

@@ -132,7 +132,8 @@ def test_page_shows_what_the_run_wrote(tmp_path: Path) -> None:
         "Expert load": 1, "Speed": 1, "Optimizer": 1,
     }  # fmt: skip
     assert page.charts["Loss"][0].count("L") == 99
-    for said in ("anneal", "INT4", "threshold 30", "Once <b>", "said at 96", "100k", "165.3k, 79.25k active", "3 min", "120.0"):
+    said_of_run = ("anneal", "INT4", "threshold 30", "100k", "165.3k, 79.25k active", "3 min", "120.0")
+    for said in (*said_of_run, "Once <b>", "said at 96"):
         assert said in page.text, said
     assert page.text.count("said at") == 12
 
@@ -140,11 +141,13 @@ def test_page_shows_what_the_run_wrote(tmp_path: Path) -> None:
 def test_runs_are_laid_over_each_other(tmp_path: Path) -> None:
     a = folder(tmp_path / "a", [row(i) for i in range(1, 50)])
     b = folder(tmp_path / "b & c", [row(i, loss=3.0, mfu=0.4) for i in range(1, 80)], about=False)
+    write([a, b, folder(tmp_path / "b & c" / "a", [row(1)])], tmp_path / "report.html")
+    assert "b & c/a" in Page((tmp_path / "report.html").read_text()).text  # two of one name: by their paths
     write([a, b], tmp_path / "report.html")
     page = Page((tmp_path / "report.html").read_text())
     assert len(page.charts["Largest attention logit"]) == 2 and len(page.charts["MFU"]) == 1
     assert "b & c" in page.text and "40.0%" in page.text and page.text.count("What made") == 1
-    assert read(a).peak("max_logits").tolist() == [20.0 + i for i in range(1, 50)]  # type: ignore[union-attr]
+    assert read(a, "a").peak("max_logits").tolist() == [20.0 + i for i in range(1, 50)]  # type: ignore[union-attr]
 
 
 def test_a_long_run_makes_a_small_page(tmp_path: Path) -> None:
@@ -173,9 +176,31 @@ def test_what_is_no_run_is_told(tmp_path: Path) -> None:
     run = folder(tmp_path / "empty", [])
     with pytest.raises(UserError, match="not made a step"):
         write([run], tmp_path / "report.html")
+    other = folder(tmp_path / "other", [{"step": 1, "accuracy": 0.5}])
+    with pytest.raises(UserError, match="no tokens and loss"):
+        write([other], tmp_path / "report.html")
     good = folder(tmp_path / "good", [row(1)])
     write([good], tmp_path / "report.html")
     with pytest.raises(UserError, match="up to 6 runs"):
         write([good] * 7, tmp_path / "report.html")
     with pytest.raises(UserError, match="cannot be written"):
         write([good], tmp_path)
+
+
+def test_a_run_ends_with_its_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("torch")
+    from openk2.cli.main import run as k2
+
+    data = tmp_path / "data"
+    data.mkdir()
+    ids = np.random.default_rng(0).integers(0, 64, 4000)
+    ids.astype(np.uint16).tofile(data / "a.bin")
+    np.ones(4000, np.uint8).tofile(data / "a.mask")
+    np.full(100, 40, np.int32).tofile(data / "a.idx")
+    command = ["train", "sft", "--data", str(data), "--vocab-size", "64", "--depth", "2", "--tokens", "2k"]
+    assert k2([*command, "--batch", "256", "--parts", "1", "--threads", "1", "--out", str(tmp_path / "run")]) == 0
+    page = Page((tmp_path / "run/report.html").read_text())
+    assert str(tmp_path / "run/report.html") in capsys.readouterr().out
+    steps = len((tmp_path / "run/metrics.jsonl").read_text().splitlines())
+    assert "165.3k, 79.25k active" in page.text and "INT4" in page.text
+    assert page.charts["Loss"][0].count("L") == steps - 1 > 3

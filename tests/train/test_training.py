@@ -3,11 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -93,35 +88,6 @@ def test_resuming_gives_the_same_losses(tmp_path: Path) -> None:
     assert losses(tmp_path / "parts") == losses(tmp_path / "whole")
     (_, a), (_, b) = (initial_weights(tmp_path / name) for name in ("parts", "whole"))
     assert all(torch.equal(a[name], b[name]) for name in a)
-
-
-def test_kill_9_loses_nothing(tmp_path: Path) -> None:
-    data = shards(tmp_path / "data")
-    command = [
-        sys.executable, "-m", "openk2", "train", "sft", "--data", str(data), "--vocab-size", "64", "--depth", "2",
-        "--tokens", "16k", "--batch", "512", "--parts", "2", "--checkpoint-minutes", "0.0001", "--threads", "1",
-    ]  # fmt: skip
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    subprocess.run([*command, "--out", str(tmp_path / "whole")], check=True, env=environment, capture_output=True)
-    killed = subprocess.Popen([*command, "--out", str(tmp_path / "parts")], env=environment, stdout=subprocess.DEVNULL)
-    deadline = time.monotonic() + 120
-    while not folders(tmp_path / "parts") and time.monotonic() < deadline:
-        time.sleep(0.05)
-    killed.send_signal(signal.SIGKILL)
-    killed.wait()
-    subprocess.run([*command, "--out", str(tmp_path / "parts")], check=True, env=environment, capture_output=True)
-    assert losses(tmp_path / "parts") == losses(tmp_path / "whole")
-
-
-def test_nan_stops_and_keeps_the_last_state(tmp_path: Path) -> None:
-    data = shards(tmp_path / "data")
-    run(data, tmp_path / "run", stage(), max_steps=3)
-    model = build(ModelConfig.from_depth(2, vocab_size=64), 0)
-    with torch.no_grad():
-        model.model.norm.weight[0] = torch.nan
-    with pytest.raises(UserError, match="--init"):
-        train(model, [Source(data)], [stage()], tmp_path / "other", say=lambda line: None)
-    assert not folders(tmp_path / "other")
 
 
 def test_packing_keeps_documents_whole_and_fills_batches(tmp_path: Path) -> None:
@@ -210,7 +176,7 @@ def test_parts_on_threads_give_the_gradient_of_the_whole(tmp_path: Path) -> None
     model.dtype = torch.float32
     packer = Packer(Stream([Source(shards(tmp_path / "data"))], "", 0, 256), 256, 3)
     batches = packer.step().batches
-    loss = Workers(3).gradients(model, batches, sum(len(batch.rows) for batch in batches))
+    loss, _ = Workers(3).gradients(model, batches, sum(len(batch.rows) for batch in batches))
     gradients = {name: p.grad for name, p in model.named_parameters()}
     model.zero_grad()
     ids = torch.cat([b.ids for b in batches])
@@ -222,3 +188,39 @@ def test_parts_on_threads_give_the_gradient_of_the_whole(tmp_path: Path) -> None
         expected, given = parameter.grad, gradients[name]
         assert expected is not None and given is not None
         assert torch.allclose(given, expected, atol=1e-6), name
+
+
+def test_the_whole_way_from_text_to_a_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The commands of docs/training.md: shards, three stages with YaRN, conversations, an export that loads."""
+    from openk2.cli.main import run as k2
+    from openk2.paths import NANO
+
+    def command(*words: object) -> str:
+        assert k2([str(word) for word in words]) == 0, capsys.readouterr().err
+        return capsys.readouterr().out
+
+    rng = np.random.default_rng(0)
+    words = "the of and to in a is that it was for on are as with his they at be this".split()
+    texts = [{"text": " ".join(rng.choice(words, 60))} for _ in range(80)]
+    turns = [{"role": "user", "content": "Say the."}, {"role": "assistant", "content": "the"}]
+    for name, rows in (("text", texts), ("talk", [{"messages": turns}] * 40)):
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        command("train", "prepare", tmp_path / f"{name}.jsonl", "--tokenizer", NANO, "--out", tmp_path / name)
+    common = ["--tokenizer", NANO, "--threads", 1, "--depth", 2, "--batch", 256, "--log-every", 1]
+    base = ["train", "pretrain", "--data", tmp_path / "text", *common, "--out", tmp_path / "base", "--tokens", "6k"]
+    base += ["--context", 32, "--yarn", 4]
+    said = command(*base, "--prompt", "the of", "--sample-every", 10)
+    assert all(f"{name}: " in said for name in ("pretrain", "anneal", "long")) and "done: 0.01M tokens" in said
+    rows = metrics(tmp_path / "base")
+    assert list(dict.fromkeys(row["stage"] for row in rows)) == ["pretrain", "anneal", "long"]
+    assert rows[-1]["loss"] < rows[0]["loss"] and rows[-1]["aux_loss"] > 0
+    samples = [json.loads(line) for line in (tmp_path / "base/samples.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in samples] == [10, 20] and samples[0]["prompt"] == "the of"
+    config, _ = initial_weights(tmp_path / "base")
+    assert config.max_position_embeddings == 128 and config.rope_scaling is not None
+    sft = ["train", "sft", "--data", tmp_path / "talk", *common, "--init", tmp_path / "base", "--tokens", "2k"]
+    command(*sft, "--out", tmp_path / "sft", "--qat", 0.5)
+    assert metrics(tmp_path / "sft")[-1]["qat"] == 1
+    assert "parameters" in command("model", "export", tmp_path / "sft", tmp_path / "model", "--tokenizer", NANO)
+    exported, _ = initial_weights(tmp_path / "model")
+    assert exported.max_position_embeddings == 128

@@ -1,0 +1,185 @@
+"""Words for calls, records, values and rules: what a user asks, what an agent answers, what a handbook says."""
+
+from __future__ import annotations
+
+import random
+import re
+from typing import Any
+
+from openk2.synth.task.plan import label_of
+from openk2.synth.world import claims as c
+from openk2.synth.world.spec import Tool, WorldSpec
+from openk2.synth.world.state import State
+from openk2.synth.world.tree import Type
+
+_DAY = 1440
+
+
+def said(name: str) -> str:
+    return name.replace("_", " ")
+
+
+def clock(minutes: int) -> str:
+    """`day 12, 14:30`: as people here tell the time."""
+    return f"day {minutes // _DAY}, {minutes % _DAY // 60:02}:{minutes % 60:02}"
+
+
+def money(cents: int) -> str:
+    return f"{cents // 100}.{cents % 100:02}"
+
+
+class Voice:
+    """How people of a world name things: a record by its label where that is one of a kind and the agent can look it
+    up (its entity is not in `by_id`), else by its id.
+    """
+
+    def __init__(self, spec: WorldSpec, state: State, by_id: frozenset[str] = frozenset()) -> None:
+        self.spec, self.state, self.by_id = spec, state, by_id
+
+    def called(self, entity: str, key: str) -> str:
+        record = self.state.tables.get(entity, {}).get(key)
+        label = label_of(self.spec, entity)
+        if record is None or label is None or record[label] is None or entity in self.by_id:
+            return key
+        same = sum(r[label] == record[label] for r in self.state.tables[entity].values())
+        return str(record[label]) if same == 1 else key
+
+    def value(self, value: Any, kind: Type) -> str:
+        """A value as a person says it: money in units, times by the clock, records as `called`."""
+        if value is None:
+            return "nothing"
+        match kind.kind:
+            case "money":
+                return money(value)
+            case "time":
+                return clock(value)
+            case "flag":
+                return "yes" if value else "no"
+            case "id":
+                return self.called(kind.of, value)
+            case "ids":
+                return ", ".join(self.called(kind.of, v) for v in value)
+        return said(str(value)) if kind.kind == "choice" else str(value)
+
+    def request(self, rng: random.Random, tool: Tool, args: dict[str, Any]) -> str:
+        """A verb phrase that asks for this call and says all the values given: `move 12 of the stock of A to B`."""
+        entity_of = {claim.id_arg: claim.entity for claim in tool.claims if isinstance(claim, c.Needs)}
+
+        def record(arg: str) -> str:
+            return f"the {said(entity_of[arg])} {self.called(entity_of[arg], args[arg])}"
+
+        ids = [arg for arg in entity_of if arg in args]
+        rest = [p for p in tool.params if p.name in args and p.name not in entity_of and not technical(p.name)]
+        told = [f"{said(p.name)} {self.value(args[p.name], p.type)}" for p in rest]
+        if tool.motif == "transfer" and "amount" in args:
+            field, amount = said(goal_of(tool, c.Adds).field), args["amount"]
+            return rng.choice((
+                f"move {amount} of the {field} of {record(ids[0])} to {record(ids[1])}",
+                f"transfer {amount} {field} from {record(ids[0])} to {record(ids[1])}",
+                f"take {amount} from the {field} of {record(ids[0])} and give it to {record(ids[1])}",
+            ))  # fmt: skip
+        phrase = _verb_phrase(rng, tool, [record(arg) for arg in ids])
+        return phrase + (_joined(rng, told) if told else "")
+
+
+def goal_of(tool: Tool, effect: type) -> Any:
+    return next((claim for claim in tool.claims if isinstance(claim, effect)), None)
+
+
+def technical(name: str) -> bool:
+    """Arguments that no person would think of."""
+    return name in ("expected_version", "idempotency_key")
+
+
+def _verb_phrase(rng: random.Random, tool: Tool, records: list[str]) -> str:
+    """The tool's own verb, or another word for it, and the records it is about."""
+    made = goal_of(tool, c.Creates)
+    first, second = [*records, "", ""][:2]
+    match tool.motif:
+        case "merge":
+            return rng.choice((f"merge {second} into {first}", f"fold {second} into {first}"))
+        case "nest":
+            return rng.choice((f"put {first} below {second}", f"move {first} under {second}"))
+        case "hand_over":
+            return rng.choice((f"hand {first} over to {second}", f"make {second} the owner of {first}"))
+        case "reserve":
+            return rng.choice((f"hold some of {first} for me", f"reserve from {first}"))
+        case "confirm" | "release" | "cancel":
+            return f"{tool.motif} {first}"
+        case "schedule":
+            return rng.choice((f"book {first}", f"reserve a time at {first}"))
+        case "split":
+            return rng.choice((f"split {first} into two", f"take a part of {first} into a new one"))
+        case "ledger":
+            verb = "charge" if tool.name.startswith("charge") else "credit"
+            return rng.choice((f"{verb} {first}", f"post a {verb} to {first}"))
+        case "subscribe":
+            return rng.choice((f"tell me when {first} changes", f"put me on the watch list of {first}"))
+        case "link":
+            return rng.choice((f"link {first} with {second}", f"connect {first} and {second}"))
+        case "unlink":
+            return rng.choice((f"take {first} and {second} apart", f"end the link between {first} and {second}"))
+        case "delete" | "soft_delete":
+            return rng.choice((f"delete {first}", f"get rid of {first}", f"remove {first}"))
+        case "update":
+            return rng.choice((f"change {first}", f"update {first}", f"edit {first}"))
+        case "copy":
+            return rng.choice((f"make a copy of {first}", f"copy {first}"))
+        case "create" if made is not None:
+            noun = said(made.entity)
+            of = f" for {' and '.join(records)}" if records else ""
+            a = "an" if noun[0] in "aeiou" else "a"
+            return rng.choice((f"create {a} {noun}{of}", f"set up {a} new {noun}{of}", f"add {a} {noun}{of}"))
+        case "bulk":
+            words = said(tool.name)
+            return f"{words}{' of ' + first if first else ''}"
+    verb = tool.name.split("_")[0]
+    return f"{verb} {' and '.join(records)}" if records else said(tool.name)
+
+
+def _joined(rng: random.Random, told: list[str]) -> str:
+    listed = told[0] if len(told) == 1 else ", ".join(told[:-1]) + " and " + told[-1]
+    return rng.choice((f" with {listed}", f": {listed}", f" ({listed})"))
+
+
+def handbook(spec: WorldSpec, tools: list[Tool]) -> list[str]:
+    """A sentence for every policy of these tools, equal ones together."""
+    rules: dict[str, list[str]] = {}
+    for tool in tools:
+        for claim in tool.policies():
+            if rule := rule_of(claim):
+                rules.setdefault(rule, []).append(tool.name)
+    return [f"{', '.join(names)}: {rule}" for rule, names in rules.items()]
+
+
+def rule_of(claim: c.Policy) -> str:
+    """The rule in words, or "" for what needs none."""
+    match claim:
+        case c.Owner(_, _, field, or_role):
+            return (
+                f"only for the {said(field)} of the record{f' or a user with the role {or_role}' if or_role else ''}."
+            )
+        case c.Role(allowed):
+            return f"only for the role {' or '.join(allowed)}."
+        case c.Hours(start, end):
+            return f"only from {start}:00 to {end}:00."
+        case c.Deadline(_, _, field, minutes):
+            when = f"{abs(minutes)} minutes {'before' if minutes > 0 else 'after'} its {said(field)}"
+            return f"only until {when if minutes else 'its ' + said(field)}."
+        case c.Ceiling(arg, most, allowed):
+            return f"a value of {said(arg)} above {most} only for the role {' or '.join(allowed)}."
+        case c.Approved(_, _, n):
+            return f"only after {n} other user{'s' if n > 1 else ''} approved the record."
+        case c.Rate(_, n, minutes):
+            return f"at most {n} calls by one user within {minutes} minutes."
+        case c.Version():
+            return "takes the version of the record that was read last; it is refused if the record changed meanwhile."
+        case c.Idempotent():
+            return "with an idempotency_key, a repeated call takes effect once."
+    return ""
+
+
+def sentence(text: str) -> str:
+    """With a capital and a full stop."""
+    text = text[:1].upper() + text[1:]
+    return text if re.search(r"[.?!]$", text) else text + "."

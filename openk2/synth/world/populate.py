@@ -1,0 +1,130 @@
+"""What is in a fresh world: people, records, and a past made by the world's own tools."""
+
+from __future__ import annotations
+
+import random
+from typing import TYPE_CHECKING, Any
+
+from openk2.synth.world.spec import Tool
+from openk2.synth.world.state import State
+from openk2.synth.world.tree import Entity, Field, Param
+
+if TYPE_CHECKING:
+    from openk2.synth.world.world import World
+
+_PAST = 24  # calls made before the first user comes
+_FIRST = (
+    "amber arctic autumn basalt birch bright cedar cobalt copper coral crimson delta ember fern flint frost "
+    "golden granite harbor hazel indigo ivory jade juniper lunar maple marble mellow mistral north ocean olive "
+    "onyx opal orchid pearl pine polar prairie quartz raven river ruby saffron sage scarlet silver slate solar "
+    "spruce stone summit teal tidal topaz umber velvet violet walnut willow winter"
+).split()
+_SECOND = (
+    "anchor apex arrow atlas aurora badge beacon bridge canyon cascade castle circuit comet compass cove crest "
+    "crown dome echo falcon field forge fountain gate glade grove haven heron horizon island junction kestrel "
+    "lagoon lantern ledger lighthouse lynx meadow mesa mill mirror nest nova orbit otter oasis parcel peak "
+    "pioneer plaza portal ridge sail sparrow station terrace tower trail valley vault wharf"
+).split()
+PEOPLE = (
+    "Ana Bruno Chen Dalia Emeka Farah Goran Hana Idris Jonas Keiko Lucia Milan Nadia Omar Petra Quentin Rosa "
+    "Samir Tessa Ursula Viktor Wanda Xavier Yara Zoltan"
+).split()
+
+
+def name(rng: random.Random) -> str:
+    """`copper-lantern-42`: distinct enough to look a record up by."""
+    return f"{rng.choice(_FIRST)}-{rng.choice(_SECOND)}-{rng.randint(10, 99)}"
+
+
+def populate(world: World, rng: random.Random) -> None:
+    """Fill `world.state`: users, then records of each entity after those it refers to, then calls of random users.
+
+    The calls respect every guard, so what must hold (a pool's reserved part is the sum of its reservations) holds.
+    """
+    state = world.state
+    state.now = rng.randint(21, 60) * 1440 + rng.randint(480, 1080)
+    for entity in _ordered(world.spec.entities):
+        if entity.hidden:
+            continue
+        count = rng.randint(4, 6) if entity.name == "user" else rng.randint(4, 8)
+        people = rng.sample(PEOPLE, count) if entity.name == "user" else []
+        for i in range(count):
+            values = {f.name: first_value(f, state, rng) for f in entity.fields}
+            if people:
+                roles = entity.field("role").type.values
+                values |= {"name": people[i], "role": roles[i % len(roles)]}
+            state.insert(entity.name, values)
+    state.commit(undoable=False)
+    users = list(state.tables["user"])
+    changing = [tool for tool in world.spec.tools if not tool.reads]
+    for _ in range(_PAST if changing else 0):
+        world.become(rng.choice(users))
+        tool = rng.choice(changing)
+        world.call(tool.name, draw_arguments(tool, state, rng))
+    world.become(rng.choice(users))
+    state.forget()
+
+
+def _ordered(entities: tuple[Entity, ...]) -> list[Entity]:
+    """Entities after those their ids refer to (a cycle is cut at its first member)."""
+    done: list[Entity] = []
+    names = {e.name: e for e in entities}
+
+    def visit(entity: Entity, path: tuple[str, ...]) -> None:
+        if entity in done or entity.name in path:
+            return
+        for field in entity.fields:
+            if field.type.of in names:
+                visit(names[field.type.of], (*path, entity.name))
+        done.append(entity)
+
+    for entity in sorted(entities, key=lambda e: e.name != "user"):
+        visit(entity, ())
+    return done
+
+
+def first_value(field: Field, state: State, rng: random.Random) -> Any:
+    """What a fresh record has in `field`."""
+    if field.fixed:
+        return list(field.start) if isinstance(field.start, list) else field.start
+    kind = field.type.kind
+    match kind:
+        case "text":
+            return name(rng)
+        case "int" | "money":
+            return rng.randint(field.low, field.high)
+        case "time":
+            return state.now + rng.randint(-7, 14) * 1440 + rng.randrange(0, 600, 30)
+        case "flag":
+            return rng.random() < 0.5
+        case "choice":
+            return rng.choice(field.type.values)
+        case "id":
+            known = list(state.tables[field.type.of])
+            return rng.choice(known) if known else None
+    return rng.sample(known := list(state.tables[field.type.of]), min(len(known), rng.randint(0, 3)))
+
+
+def draw_arguments(tool: Tool, state: State, rng: random.Random, wild: float = 0.0) -> dict[str, Any]:
+    """Arguments of the right types, ids of records that exist; `wild`: the chance that one is out of place."""
+    out: dict[str, Any] = {}
+    for p in tool.params:
+        if p.required or rng.random() < 0.5:
+            value = draw_value(p, state, rng, wild)
+            if value is not None:
+                out[p.name] = value
+    return out
+
+
+def draw_value(p: Param, state: State, rng: random.Random, wild: float = 0.0) -> Any:
+    kind = p.type.kind
+    if kind in ("int", "money"):
+        low, high = p.low if p.low is not None else 0, p.high if p.high is not None else 120
+        return rng.randint(low, high) if rng.random() < 0.5 else rng.randint(low, max(low, min(high, low + 12)))
+    if kind in ("id", "ids"):
+        known = list(state.tables.get(p.type.of, {}))
+        if not known or rng.random() < wild:
+            known = ["none-000000"]
+        return rng.choice(known) if kind == "id" else rng.sample(known, rng.randint(1, min(3, len(known))))
+    field = Field(p.name, p.type)
+    return first_value(field, state, rng)

@@ -1,0 +1,355 @@
+"""From a real operation to a tool: the verb says the effect, shared ids the references, declared errors the guards."""
+
+from __future__ import annotations
+
+from openk2.synth.world import claims as c
+from openk2.synth.world.draft import Draft, id_param
+from openk2.synth.world.schemas import Operation, Slot
+from openk2.synth.world.tree import Field, Param, Type
+
+CREATE = set(
+    "create register add import allocate purchase request submit invite provision define post upload send put start "
+    "run generate schedule book write insert initiate export issue open".split()
+)
+DELETE = set("delete deregister remove terminate deprovision revoke release discard drop erase".split())
+GET = set("get describe retrieve read show fetch lookup view".split())
+LIST = set("list search query find browse scan".split())
+UPDATE = set("update modify change set configure edit rename put replace write reset adjust".split())
+COPY = set("copy clone duplicate replicate restore".split())
+LINK = {"associate": "", "attach": "", "link": "", "assign": "", "subscribe": "", "join": ""}
+UNLINK = {"disassociate": "associate", "detach": "attach", "unlink": "link", "unassign": "assign"}
+# A verb that moves a record from one state to another, and the states that it may end in (the first that exists).
+TO_STATE: dict[str, tuple[str, ...]] = {
+    "start": ("running", "started", "active", "in_progress", "starting"), "stop": ("stopped", "inactive", "stopping"),
+    "enable": ("enabled", "active", "available"), "disable": ("disabled", "inactive"),
+    "cancel": ("cancelled", "canceled", "cancelling", "aborted"), "accept": ("accepted", "active", "approved"),
+    "reject": ("rejected", "denied", "failed"), "resume": ("running", "active", "in_progress"),
+    "pause": ("paused", "suspended"), "suspend": ("suspended", "paused", "inactive"),
+    "activate": ("active", "activated"), "deactivate": ("inactive", "deactivated"), "publish": ("published", "active"),
+    "approve": ("approved", "active"), "complete": ("completed", "complete", "succeeded", "done"),
+    "close": ("closed", "resolved"), "archive": ("archived",), "unarchive": ("active", "open"),
+    "confirm": ("confirmed", "active"), "decline": ("declined", "rejected"), "abort": ("aborted", "cancelled"),
+    "acknowledge": ("acknowledged",), "restart": ("restarting", "running"), "reboot": ("rebooting", "available"),
+    "promote": ("promoted", "active"), "deprecate": ("deprecated",), "undeprecate": ("active",),
+    "retry": ("pending", "queued"), "resolve": ("resolved", "closed"), "lock": ("locked",),
+    "unlock": ("unlocked", "active"), "failover": ("failing_over",),
+    "apply": ("applied", "active"), "deploy": ("deployed",), "rotate": ("rotating",), "renew": ("renewed", "active"),
+    "verify": ("verified",), "validate": ("validated", "valid"), "execute": ("executed", "running"),
+    "refresh": ("refreshing",),
+    "upgrade": ("upgrading",), "rollback": ("rolled_back",), "reopen": ("open", "active"), "flag": ("flagged",),
+}  # fmt: skip
+_FIRST = ("pending", "creating", "draft", "new", "open", "active", "enabled", "available", "created", "requested")
+_MOST_PARAMS = 10
+
+
+def fields_of(slots: tuple[Slot, ...], names: set[str], most: int) -> list[Field]:
+    """The fields of an entity: `names` are the entities of this world, ids of others become text."""
+    out: list[Field] = []
+    for slot in slots:
+        kind, of = slot.kind, slot.of
+        if of and of not in names:
+            continue
+        if kind == "int" and any(w in slot.name for w in ("price", "cost", "amount", "fee", "charge", "budget")):
+            out.append(Field(slot.name, Type("money"), 500, 90_000))
+        elif kind == "int":
+            out.append(Field(slot.name, Type("int"), 1, 200))
+        elif kind in ("id", "ids"):
+            out.append(Field(slot.name, Type(kind, of)))
+        else:
+            out.append(Field(slot.name, Type(kind, values=slot.values)))
+        if len(out) == most:
+            break
+    return out
+
+
+def compile_operation(draft: Draft, operation: Operation) -> bool:
+    """Add the tool of a real operation on an entity of the draft; False where its verb has no meaning here."""
+    verb, entity = operation.verb, operation.noun
+    if verb == "batch":
+        return _bulk(draft, operation)
+    state = draft.state(entity)
+    if verb in TO_STATE and (state or verb not in CREATE):
+        return _transition(draft, operation)
+    if verb in LIST or (verb in GET and operation.plural):
+        return _list(draft, operation)
+    if verb in GET:
+        return _get(draft, operation)
+    if verb in UPDATE and f"create_{entity}" in draft.tools:
+        return _update(draft, operation)
+    if verb in CREATE:
+        return _create(draft, operation)
+    if verb in UPDATE:
+        return _update(draft, operation)
+    if verb in DELETE:
+        return _delete(draft, operation)
+    if verb in COPY:
+        return _copy(draft, operation)
+    return False
+
+
+def _shown(draft: Draft, entity: str, most: int = 6) -> tuple[str, ...]:
+    return tuple(draft.fields[entity])[:most]
+
+
+def _param(draft: Draft, entity: str, slot: Slot | Field, required: bool, doc: str = "") -> Param:
+    f = draft.fields[entity][slot.name]
+    low, high = (1, None) if f.type.kind in ("int", "money") else (None, None)
+    return Param(f.name, f.type, doc or (slot.doc if isinstance(slot, Slot) else ""), required, low, high)
+
+
+def _matching(draft: Draft, operation: Operation) -> list[Slot]:
+    """Inputs that are fields of the entity, the required ones first."""
+    fields = draft.fields[operation.noun]
+    slots = [s for s in operation.inputs if s.name in fields and fields[s.name].type.of != operation.noun]
+    return sorted(dict.fromkeys(slots), key=lambda s: not s.required)[:_MOST_PARAMS]
+
+
+def _says(operation: Operation, *words: str) -> bool:
+    return any(word in error.lower() for error in operation.errors for word in words)
+
+
+def _error(operation: Operation, default: str, *words: str) -> str:
+    """The service's own name for an error, where it declares one."""
+    named = [e for e in operation.errors if any(word in e.lower() for word in words)]
+    return min(named, key=len) if named else default
+
+
+def _not_found(operation: Operation, entity: str = "") -> str:
+    """The error for a record that is not there: the one that names the entity, if the service has one."""
+    named = [e for e in operation.errors if entity.replace("_", "") + "notfound" in e.lower()] if entity else []
+    words = ("resourcenotfound", "notfound", "nosuch", "nonexist", "doesnotexist")
+    return named[0] if named else _error(operation, "ResourceNotFoundException", *words)
+
+
+def _create(draft: Draft, operation: Operation) -> bool:
+    entity = operation.noun
+    slots = _matching(draft, operation)
+    if not slots:
+        return False
+    claims: list[c.Claim] = []
+    params = [_param(draft, entity, s, s.required or i == 0) for i, s in enumerate(slots)]
+    for p in params:
+        if p.type.kind == "id":
+            need = c.Needs if p.required else c.Refers
+            claims.append(need(p.type.of, p.name, _not_found(operation, p.type.of)))
+        if p.type.kind == "time" and p.required:
+            claims.append(c.Ahead(p.name, _error(operation, "ValidationException", "valid")))
+    text = next((p for p in params if p.type.kind == "text" and p.required), None)
+    if text and (text.name.endswith("name") or _says(operation, "conflict", "exists", "duplicate")):
+        claims.append(
+            c.Unique(entity, text.name, text.name, "", _error(operation, "ConflictException", "exist", "conflict"))
+        )
+    if _says(operation, "limit", "quota", "toomany"):
+        owner = draft.field(entity, Field("owner_id", Type("id", "user"))) if draft.chance(0.5) else ""
+        n = draft.rng.randint(9, 14) if not owner else draft.rng.randint(4, 7)
+        claims.append(c.AtMost(entity, n, owner, _error(operation, "LimitExceededException", "limit", "quota")))
+    state = draft.state(entity)
+    values: tuple[tuple[str, str], ...] = ()
+    given = {s.name for s in slots}
+    if state and state.name not in given:
+        values = ((state.name, next((v for v in _FIRST if v in state.type.values), state.type.values[0])),)
+    mine = "owner_id" if "owner_id" in draft.fields[entity] and "owner_id" not in given else ""
+    stamp = next((f.name for f in draft.of_kind(entity, "time") if "creat" in f.name and f.name not in given), "")
+    claims.append(c.Creates(entity, tuple((s.name, s.name) for s in slots), values, mine, stamp))
+    claims.append(c.Shows(entity, "", _shown(draft, entity)))
+    draft.tool(operation.name, operation.doc, params, claims, "create", operation.source)
+    return True
+
+
+def _delete(draft: Draft, operation: Operation) -> bool:
+    entity = operation.noun
+    target = id_param(entity)
+    claims: list[c.Claim] = [c.Needs(entity, target.name, _not_found(operation, entity))]
+    state = draft.state(entity)
+    if state and len(state.type.values) > 2 and draft.chance(0.6):
+        busy = draft.rng.choice(state.type.values)
+        allowed = tuple(v for v in state.type.values if v != busy)
+        claims.append(c.InState(entity, target.name, state.name, allowed, _error(operation, "InvalidState", "state")))
+    users = [(e, f.name) for e, fs in draft.fields.items() for f in fs.values() if f.type == Type("id", entity)]
+    users = [u for u in users if u[0] != entity and u[0] not in draft.hidden]
+    if users:
+        by, by_field = draft.rng.choice(users)
+        claims.append(c.Unused(entity, target.name, by, by_field, _error(operation, "ResourceInUseException", "inuse")))
+    shown = _shown(draft, entity, draft.rng.randint(1, 4))
+    claims += [c.Removes(entity, target.name), c.Shows(entity, target.name, shown)]
+    draft.tool(operation.name, operation.doc, [target], claims, "delete", operation.source)
+    return True
+
+
+def _get(draft: Draft, operation: Operation) -> bool:
+    entity = operation.noun
+    target = id_param(entity)
+    named = tuple(name for name in operation.outputs if name in draft.fields[entity])
+    shown = named if len(named) >= 3 else _shown(draft, entity, draft.rng.randint(6, 14))
+    claims = [c.Needs(entity, target.name, _not_found(operation, entity)), c.Shows(entity, target.name, shown)]
+    draft.tool(operation.name, operation.doc, [target], claims, "get", operation.source)
+    return True
+
+
+def _list(draft: Draft, operation: Operation) -> bool:
+    entity = operation.noun
+    slots = [s for s in _matching(draft, operation) if s.kind != "ids"]
+    fields = [draft.fields[entity][s.name] for s in slots]
+    choices = [f for f in draft.of_kind(entity, "choice", "id") if f not in fields]
+    if not fields and choices:
+        fields = [draft.rng.choice(choices)]
+    fields = fields[:4]
+    params, filters = [], []
+    for f in fields:
+        params.append(Param(f.name, f.type, f"Only those with this {f.name.replace('_', ' ')}.", False))
+        filters.append((f.name, f.name, ">=" if f.type.kind in ("int", "time", "money") else "=="))
+    paged = draft.chance(0.4)
+    if paged:
+        params += _page()
+    numbers = draft.of_kind(entity, "int", "time", "money")
+    sort = draft.rng.choice(numbers).name if numbers and draft.chance(0.5) else "id"
+    shown = _shown(draft, entity, draft.rng.randint(3, 7))
+    claims = [c.Lists(entity, shown, tuple(filters), sort, draft.chance(0.5), paged)]
+    draft.tool(operation.name, operation.doc, params, claims, "list", operation.source)
+    return True
+
+
+def _page() -> list[Param]:
+    return [
+        Param("offset", Type("int"), "How many to skip.", False, 0),
+        Param("limit", Type("int"), "How many at most (10 if not given).", False, 1, 50),
+    ]
+
+
+def _update(draft: Draft, operation: Operation) -> bool:
+    entity = operation.noun
+    slots = [s for s in _matching(draft, operation) if s.kind != "ids"]
+    state = draft.state(entity)
+    slots = [s for s in slots if not state or s.name != state.name]
+    if not slots:
+        return False
+    target = id_param(entity)
+    claims: list[c.Claim] = [c.Needs(entity, target.name, _not_found(operation, entity))]
+    if state and draft.chance(0.4):
+        allowed = tuple(sorted(draft.rng.sample(state.type.values, max(1, len(state.type.values) - 1))))
+        claims.append(c.InState(entity, target.name, state.name, allowed, _error(operation, "InvalidState", "state")))
+    params = [target, *(_param(draft, entity, s, len(slots) == 1) for s in slots)]
+    refers = [c.Refers(p.type.of, p.name, _not_found(operation, p.type.of)) for p in params[1:] if p.type.kind == "id"]
+    claims[1:1] = refers
+    stamp = next((f.name for f in draft.of_kind(entity, "time") if "updat" in f.name or "modif" in f.name), "")
+    stamp = "" if stamp in {s.name for s in slots} else stamp
+    claims += [
+        c.Sets(entity, target.name, tuple((s.name, s.name) for s in slots), (), "", stamp),
+        c.Shows(entity, target.name, _shown(draft, entity)),
+    ]
+    draft.tool(operation.name, operation.doc, params, claims, "update", operation.source)
+    return True
+
+
+def _transition(draft: Draft, operation: Operation) -> bool:
+    entity, verb = operation.noun, operation.verb
+    state = draft.state(entity)
+    if state is None:
+        done = TO_STATE[verb][0]
+        values = tuple(dict.fromkeys(("idle", done, "active", "failed")))
+        draft.field(entity, Field("status", Type("choice", values=values)))
+        state = draft.state(entity)
+        assert state is not None
+    to = next((v for v in TO_STATE[verb] if v in state.type.values), None)
+    if to is None:
+        to = TO_STATE[verb][0]
+        grown = Field(state.name, Type("choice", values=(*state.type.values, to)))
+        draft.fields[entity][state.name] = grown
+        state = grown
+    others = [v for v in state.type.values if v != to]
+    allowed = tuple(sorted(draft.rng.sample(others, draft.rng.randint(1, min(3, len(others))))))
+    target = id_param(entity)
+    error = _error(operation, "InvalidStateException", "state", "conflict")
+    claims: list[c.Claim] = [
+        c.Needs(entity, target.name, _not_found(operation, entity)),
+        c.InState(entity, target.name, state.name, allowed, error),
+    ]
+    times = [f for f in draft.of_kind(entity, "time") if verb[:4] in f.name or "updat" in f.name]
+    stamp = times[0].name if times else ""
+    params = [target]
+    note = next(
+        (s for s in _matching(draft, operation) if s.kind in ("text", "int", "flag") and s.name != state.name), None
+    )
+    args: tuple[tuple[str, str], ...] = ()
+    if note and note.name != stamp:
+        params.append(_param(draft, entity, note, note.required))
+        args = ((note.name, note.name),)
+    claims += [
+        c.Sets(entity, target.name, args, ((state.name, to),), "", stamp),
+        c.Shows(entity, target.name, tuple(dict.fromkeys((state.name, *_shown(draft, entity, 3))))),
+    ]
+    draft.tool(operation.name, operation.doc, params, claims, "transition", operation.source)
+    return True
+
+
+def _copy(draft: Draft, operation: Operation) -> bool:
+    entity = operation.noun
+    target = id_param(entity, f"source_{entity}_id")
+    text = next((f for f in draft.of_kind(entity, "text")), None)
+    params = [target]
+    claims: list[c.Claim] = [c.Needs(entity, target.name, _not_found(operation, entity))]
+    args: tuple[tuple[str, str], ...] = ()
+    if text:
+        params.append(Param(text.name, text.type, "Of the copy."))
+        claims.append(c.Unique(entity, text.name, text.name, "", _error(operation, "AlreadyExists", "exist")))
+        args = ((text.name, text.name),)
+    kept = tuple(name for name in draft.fields[entity] if not text or name != text.name)
+    claims += [c.Copies(entity, target.name, kept, args), c.Shows(entity, "", _shown(draft, entity))]
+    draft.tool(operation.name, operation.doc, params, claims, "copy", operation.source)
+    return True
+
+
+def _bulk(draft: Draft, operation: Operation) -> bool:
+    """`batch_update_job`: one change in many records."""
+    state = draft.state(operation.noun)
+    if state is None:
+        return False
+    entity = operation.noun
+    to = draft.rng.choice(state.type.values)
+    only = tuple(sorted(draft.rng.sample(state.type.values, max(1, len(state.type.values) - 2))))
+    ids = Param(f"{entity}_ids", Type("ids", entity), f"Ids of {entity.replace('_', ' ')} records.")
+    claims = [
+        c.SetsEach(entity, ((state.name, to),), ids_arg=ids.name, only_field=state.name, only=only),
+        c.Computes("count", entity, state.name, (), ((state.name, to),)),
+    ]
+    draft.tool(operation.name, operation.doc, [ids], claims, "bulk", operation.source)
+    return True
+
+
+def compile_link(draft: Draft, operation: Operation, names: set[str]) -> bool:
+    """`attach_policy` with two ids: a link between two entities; and its undoing."""
+    ids = [s for s in operation.inputs if s.kind == "id" and s.of in names]
+    kinds = list(dict.fromkeys(s.of for s in ids))
+    if operation.noun in names and operation.noun not in kinds:
+        kinds.append(operation.noun)
+    if len(kinds) < 2 or operation.verb not in {**LINK, **UNLINK}:
+        return False
+    left, right = sorted(kinds[:2])
+    link = f"{left}_{right}_link"[:40]
+    fields = [
+        Field(f"{left}_id", Type("id", left)),
+        Field(f"{right}_id", Type("id", right)),
+        Field("linked_at", Type("time")),
+    ]
+    draft.entity(link, fields)
+    a, b = id_param(left), id_param(right)
+    missing = _not_found(operation)
+    claims: list[c.Claim] = [c.Needs(left, a.name, missing), c.Needs(right, b.name, missing)]
+    if operation.verb in LINK:
+        claims += [
+            c.Linked(
+                link, a.name, a.name, b.name, b.name, False, _error(operation, "AlreadyAssociated", "exist", "already")
+            ),
+            c.Creates(link, ((a.name, a.name), (b.name, b.name)), stamp="linked_at"),
+            c.Shows(link, "", (a.name, b.name)),
+        ]
+        motif = "link"
+    else:
+        claims += [
+            c.Linked(link, a.name, a.name, b.name, b.name, True, _error(operation, "NotAssociated", "notassoc")),
+            c.Unlinks(link, a.name, a.name, b.name, b.name),
+            c.Lists(link, (b.name, "linked_at")),
+        ]
+        motif = "unlink"
+    draft.tool(operation.name, operation.doc, [a, b], claims, motif, operation.source)
+    return True

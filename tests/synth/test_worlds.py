@@ -1,0 +1,199 @@
+"""Worlds: what is read off an API, what runs, and that the laws of tools notice what is wrong with them."""
+
+from __future__ import annotations
+
+import json
+import random
+
+import pytest
+
+from openk2.synth.world import claims as c
+from openk2.synth.world import tree as t
+from openk2.synth.world.build import worlds_of
+from openk2.synth.world.code import source
+from openk2.synth.world.laws import failures
+from openk2.synth.world.lower import lower
+from openk2.synth.world.mutants import survivors
+from openk2.synth.world.populate import draw_arguments
+from openk2.synth.world.schemas import first_sentence, read_mcp, singular, snake
+from openk2.synth.world.signature import effects, fingerprint
+from openk2.synth.world.spec import Tool, WorldSpec, from_json, to_json
+from openk2.synth.world.state import State
+from openk2.synth.world.world import World, schema
+from tests.synth.world_apis import depot, depot_world
+
+SEEDS = range(6)
+
+
+def test_an_api_is_read_into_nouns_and_operations() -> None:
+    api = depot()
+    assert set(api.nouns) == {"crate", "dock"}
+    crate = {slot.name: slot for slot in api.nouns["crate"]}
+    assert crate["dock_id"].kind == "id" and crate["dock_id"].of == "dock"
+    assert crate["status"].values == ("pending", "running", "stopped") and crate["created_at"].kind == "time"
+    listed = next(o for o in api.operations if o.name == "list_crates")
+    assert (listed.verb, listed.noun, listed.plural) == ("list", "crate", True)
+    assert first_sentence("<p>Makes a <i>crate</i> . And more.</p>") == "Makes a crate."
+    assert snake("DBClusterSnapshot") == "db_cluster_snapshot" and singular("policies") == ("policy", True)
+    assert singular("status") == ("status", False)
+
+
+def test_an_mcp_server_is_read_too() -> None:
+    def tool(called: str, **properties: str) -> dict[str, object]:
+        shape = {"properties": {n: {"type": k} for n, k in properties.items()}, "required": list(properties)[:1]}
+        return {"name": called, "description": f"{called}.", "input_schema": shape}
+
+    tools = [
+        tool("crm_create_contact", name="string", age="integer"),
+        tool("crm_list_contacts"),
+        tool("crm_delete_contact", contactId="string"),
+    ]
+    api = read_mcp({"server_name": "CRM", "remote_server_response": {"tools": tools}})
+    assert set(api.nouns) == {"contact"} and len(api.operations) == 3
+
+
+def test_a_world_follows_from_the_api_and_the_seed() -> None:
+    assert depot_world(3) == depot_world(3) and depot_world(3) != depot_world(4)
+    spec = depot_world(3)
+    assert from_json(json.loads(json.dumps(to_json(spec)))) == spec
+    names = [tool.name for tool in spec.tools]
+    assert len(names) == len(set(names)) and {"create_crate", "list_crates", "start_crate", "attach_crate"} <= set(
+        names
+    )
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_every_tool_keeps_its_laws(seed: int) -> None:
+    world = World(depot_world(seed))
+    assert {tool.name: found for tool in world.spec.tools if (found := failures(world, tool))} == {}
+
+
+def test_the_laws_notice_planted_faults() -> None:
+    rng = random.Random(0)
+    alive = mutants = 0
+    for seed in SEEDS:
+        world = World(depot_world(seed))
+        for tool in rng.sample(world.spec.tools, 4):
+            left, count = survivors(world, tool)
+            alive, mutants = alive + len(left), mutants + count
+    assert mutants > 100 and alive <= 0.1 * mutants
+
+
+def shop(*tools: Tool) -> World:
+    """Shelves with stock, owned by users; the tools given."""
+    T, F = t.Type, t.Field
+    user = t.Entity("user", (F("name", T("text")), F("role", T("choice", values=("clerk", "manager")))))
+    shelf = t.Entity("shelf", (F("name", T("text")), F("stock", T("int"), 10, 90), F("owner_id", T("id", "user"))))
+    return World(WorldSpec("shop", "Shop", 0, (user, shelf), tools))
+
+
+MOVE = Tool(
+    "move", "Move stock.",
+    (t.Param("a", t.Type("id", "shelf")), t.Param("b", t.Type("id", "shelf")), t.Param("n", t.Type("int"), low=1)),
+    (c.Needs("shelf", "a"), c.Needs("shelf", "b"), c.Different("a", "b"), c.Owner("shelf", "a", "owner_id", "manager"),
+     c.Enough("shelf", "a", "stock", "n"), c.Adds("shelf", "a", "stock", "n", -1), c.Adds("shelf", "b", "stock", "n"),
+     c.Shows("shelf", "b", ("stock",))), "transfer",
+)  # fmt: skip
+
+
+def test_a_tool_runs_as_python_that_can_be_read() -> None:
+    text = source("move", lower(MOVE))
+    assert "r_a = s.find('shelf', a.get('a'), 'NotFound')" in text and "sub(r_a['stock'], a.get('n'))" in text
+    world = shop(MOVE)
+    a, b, *_ = world.state.tables["shelf"].values()
+    total = sum(r["stock"] for r in world.state.tables["shelf"].values())
+    a["owner_id"] = world.state.me["id"]
+    stock = a["stock"]
+    assert world.call("move", {"a": a["id"], "b": b["id"], "n": stock}) == {"id": b["id"], "stock": b["stock"]}
+    assert a["stock"] == 0 and sum(r["stock"] for r in world.state.tables["shelf"].values()) == total
+    digest = world.state.digest()
+    assert world.call("move", {"a": a["id"], "b": b["id"], "n": 1})["error"]["code"] == "Insufficient"
+    assert world.call("move", {"a": a["id"], "b": a["id"], "n": 1})["error"]["code"] == "SameRecord"
+    assert world.call("move", {"a": "she-000000", "b": b["id"], "n": 1})["error"]["code"] == "NotFound"
+    assert world.state.digest() == digest
+
+
+def test_bad_arguments_are_told_by_name() -> None:
+    world = shop(MOVE)
+    a, b, *_ = world.state.tables["shelf"]
+    assert "'n' is missing" in world.call("move", {"a": a, "b": b})["error"]["message"]
+    assert "must be an integer" in world.call("move", {"a": a, "b": b, "n": "3"})["error"]["message"]
+    assert "at least 1" in world.call("move", {"a": a, "b": b, "n": 0})["error"]["message"]
+    assert "no argument 'm'" in world.call("move", {"a": a, "b": b, "n": 1, "m": 2})["error"]["message"]
+    assert world.call("fly", {})["error"]["code"] == "UnknownTool"
+    assert schema(MOVE)["required"] == ["a", "b", "n"] and schema(MOVE)["properties"]["n"]["minimum"] == 1
+
+
+def test_a_broken_tool_is_noticed_in_each_of_its_parts() -> None:
+    world = shop(MOVE)
+    program = lower(MOVE)
+    assert failures(world, MOVE) == []
+    for at in range(2, len(program.steps)):  # all but the two that find the records
+        broken = t.Program(program.steps[:at] + program.steps[at + 1 :], program.output)
+        assert failures(world.with_programs({"move": broken}), MOVE), program.steps[at]
+
+
+def test_guards_stand_before_effects() -> None:
+    claims = (c.Needs("shelf", "a"), c.Removes("shelf", "a"), c.Different("a", "b"), c.Shows("shelf", "a", ()))
+    with pytest.raises(ValueError, match="after an effect"):
+        lower(Tool("bad", "", MOVE.params, claims, "delete"))
+
+
+def test_an_undone_change_and_a_state_from_json() -> None:
+    undo = Tool("undo", "", (), (c.Undoes(), c.Computes("count", "shelf", "id")), "undo")
+    world = shop(MOVE, undo)
+    a, b, *_ = world.state.tables["shelf"].values()
+    a["owner_id"] = world.state.me["id"]
+    digest = world.state.digest()
+    assert "error" not in world.call("move", {"a": a["id"], "b": b["id"], "n": 1})
+    assert world.state.digest() != digest
+    assert "error" not in world.call("undo", {}) and world.state.digest() == digest
+    assert world.call("undo", {})["error"]["code"] == "NothingToUndo"
+    twin = State.from_json(world.spec, json.loads(json.dumps(world.state.to_json())))
+    assert twin.digest() == world.state.digest() and twin.now == world.state.now
+
+
+def test_signatures_see_through_names() -> None:
+    renamed = json.loads(json.dumps(to_json(MOVE)).replace("shelf", "account").replace("stock", "saldo"))
+    other = from_json(renamed)
+    world = shop(MOVE)
+    spec = json.loads(json.dumps(to_json(world.spec)).replace("shelf", "account").replace("stock", "saldo"))
+    twin = World(from_json(spec))
+    assert effects(world.spec, MOVE) == effects(twin.spec, other)
+    assert fingerprint(world, MOVE) is not None
+    looser = Tool(MOVE.name, "", MOVE.params, tuple(x for x in MOVE.claims if not isinstance(x, c.Owner)), "transfer")
+    assert effects(world.spec, looser) != effects(world.spec, MOVE)
+
+
+def test_random_calls_never_break_a_world() -> None:
+    rng = random.Random(1)
+    for seed in SEEDS:
+        world = World(depot_world(seed))
+        for _ in range(300):
+            tool = rng.choice(world.spec.tools)
+            before = world.state.digest()
+            result = world.call(tool.name, draw_arguments(tool, world.state, rng, wild=0.1))
+            json.dumps(result)
+            if "error" in result or tool.reads:
+                assert world.state.digest() == before, tool.name
+
+
+def test_faults_are_told_and_a_lost_answer_took_effect() -> None:
+    world = shop(MOVE)
+    a, b, *_ = world.state.tables["shelf"].values()
+    a["owner_id"] = world.state.me["id"]
+    stock = a["stock"]
+    for fault, code, moved in (
+        ("unavailable", "ServiceUnavailable", 0),
+        ("timeout", "Timeout", 0),
+        ("lost_answer", "Timeout", 1),
+    ):
+        world.fault = lambda tool, arguments, fault=fault: fault
+        assert world.call("move", {"a": a["id"], "b": b["id"], "n": 1})["error"]["code"] == code
+        assert a["stock"] == stock - moved
+
+
+def test_an_api_without_sense_makes_no_world() -> None:
+    api = depot()
+    api.nouns.clear()
+    assert list(worlds_of(api, 0)) == []
