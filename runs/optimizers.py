@@ -207,13 +207,15 @@ def table(records: dict[str, dict[str, Any]]) -> None:
     for one in (one for one in GRID if one.name in records):
         held = records[one.name]["held"]
         print(f"  {one.name:24}", *((h["both"], h["text"], h["trajectories"]) for h in (held[0], *held[len(PAUSES) :])))
-    seeds = sorted({one.seed for one in FINAL if one.name in records and len(records[one.name]["held"]) > len(PAUSES)})
+    ended = {name for name, record in records.items() if len(record["held"]) > len(PAUSES)}
+    seeds = [seed for seed in SEEDS if {replace(best, seed=seed).name for best in BEST.values()} <= ended]
     adam, muon = ([records[replace(BEST[name], seed=s).name]["held"] for s in seeds] for name in ("adamw", "muonclip"))
     for kind in ("both", "text", "trajectories"):
-        for at in range(len(PAUSES) + 1):
-            ends = {name: [held[at][kind] for held in runs] for name, runs in (("adamw", adam), ("muonclip", muon))}
-            mean, t, p = paired_t([m - a for a, m in zip(ends["adamw"], ends["muonclip"], strict=True)])
-            print(f"{kind}, step {adam[0][at]['step']}: {ends}, difference {mean:+.4f}, t {t:.2f}, p {p:.4f}")
+        for at, step in enumerate((*PAUSES, "last")):
+            ends = [(a[at][kind], m[at][kind]) for a, m in zip(adam, muon, strict=True)]
+            print(f"{kind}, step {step}: (AdamW, MuonClip) {ends}")
+            if len(ends) > 1:
+                print("  difference {:+.4f}, t {:.2f}, p {:.4f}".format(*paired_t([m - a for a, m in ends])))
     for seed, a, m in zip(seeds, adam, muon, strict=True):
         equal = tokens_to(a[-2]["both"], [(h["tokens"], h["both"]) for h in m[:-1]])
         share = equal and equal / a[-2]["tokens"]
