@@ -260,13 +260,18 @@ def draw(records: dict[str, dict[str, Any]]) -> None:
         for one in (one for one in FINAL if one.optimizer == name and one.name in records):
             tokens, losses = zip(*records[one.name]["curve"], strict=True)
             label = name if one.seed == FINAL[0].seed else None
-            left.plot([t / 1e3 for t in tokens], losses, color=colour, linewidth=0.7, alpha=0.7, label=label)
+            mean = [statistics.fmean(losses[max(0, at - 4) : at + 5]) for at in range(len(losses))]
+            left.plot([t / 1e3 for t in tokens], mean, color=colour, linewidth=0.8, label=label)
             held = records[one.name]["held"]
             left.plot([h["tokens"] / 1e3 for h in held], [h["both"] for h in held], "o", color=colour, markersize=4)
         grid = [(one.lr, records[one.name]["held"][0]["both"]) for one in GRID if one.optimizer == name]
         right.plot(*zip(*sorted(grid), strict=True), "o-", color=colour)
     left.legend()
-    left.set(xlabel="thousand tokens", ylabel="loss (nats a token)", title="lines: training; points: held out")
+    left.set(
+        xlabel="thousand tokens",
+        ylabel="loss (nats a token)",
+        title="lines: training, mean of 9 steps; points: held out",
+    )
     right.set(xlabel="learning rate", xscale="log", title=f"grid: held-out loss after {PAUSES[0]} steps")
     figure.savefig(RECORDS.with_suffix(".png"), dpi=120)
 
