@@ -75,7 +75,8 @@ def _limits(program: Program) -> list[int | None]:
             out[i] = 0  # how long months are
         for pattern, top in _BOUNDS:
             if re.match(rf"[ -](?:\w+ )?{pattern}", after, re.IGNORECASE):
-                out[i] = min(top, out[i] if out[i] is not None else top)
+                known = out[i]
+                out[i] = top if known is None else min(top, known)
     return out
 
 

@@ -1,12 +1,13 @@
 """Word problems with annotated solutions (GSM8K, Cobbe et al. 2021, training split) lifted to programs.
 
-Every operand of a step `<<48/2=24>>` must be a number of the question, the result of an earlier step, or a constant that
-the words of the problem explain (a dozen, the days of a week, "half"). Then the steps are a program in the question's
-numbers: new numbers give a new problem with a known answer. A program is kept only if it gives back the annotated results.
+Every operand of a step `<<48/2=24>>` must be a number of the question, the result of an earlier step, or a constant
+that the words of the problem explain (a dozen, the days of a week, "half"). Then the steps are a program in the
+question's numbers: new numbers give a new problem with a known answer. A program is kept only if it gives back the
+annotated results.
 
 Two equal numbers of a question share a slot: whichever of them a step means, it stays right when both change together.
-A number of the question that could as well be a constant stays as it is; an operand that could be an earlier result or a
-number of the question alike makes the problem unliftable.
+A number of the question that could as well be a constant stays as it is; an operand that could be an earlier result or
+a number of the question alike makes the problem unliftable.
 """
 
 from __future__ import annotations
