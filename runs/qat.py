@@ -28,6 +28,7 @@ from openk2.train.recipe import Stage
 SEEDS = (0, 1, 2)
 TOKENS = 2_000_000
 FRACTION = 0.2  # of the tokens, at the end, while the rate falls: with the experts seen through INT4, or not
+RATE = 2e-2  # at the start of that part, as before it
 CONFIG = network(layers=4, width=64, heads=2)
 
 
@@ -36,8 +37,8 @@ def stages(seed: int, int4: bool) -> list[Stage]:
         name="stable", tokens=round((1 - FRACTION) * TOKENS), batch=BATCH, context=CONTEXT, lr=2e-2, decay=0.0,
         seed=seed,
     )  # fmt: skip
-    last = {"tokens": round(FRACTION * TOKENS), "warmup": 0.0, "decay": 1.0, "floor": 0.0, "seed": seed + 1000}
-    return [stable, replace(stable, name="decay", qat=float(int4), **last)]
+    last = {"tokens": round(FRACTION * TOKENS), "lr": RATE, "warmup": 0.0, "decay": 1.0, "floor": 0.0}
+    return [stable, replace(stable, name="decay", qat=float(int4), seed=seed + 1000, **last)]
 
 
 def run(int4: bool, seed: int, text: Path, held: Path, out: Path) -> dict[str, float]:
@@ -64,7 +65,7 @@ def run(int4: bool, seed: int, text: Path, held: Path, out: Path) -> dict[str, f
         losses["forward"] = held_out_loss(seen, held)
         stored = list(_read(folder / "int4").experts())
         losses["change"] = max(
-            float((getattr(a, name) - value).abs().max())
+            float((getattr(a, name) - value).detach().abs().max())
             for a, b in zip(stored, seen.experts(), strict=True)
             for name, value in zip(("gate_proj", "up_proj", "down_proj"), b.override or (), strict=True)
         )
