@@ -18,6 +18,7 @@ import numpy as np
 
 WINDOW, LIMIT = 200, 6.0
 EVEN = 2.0  # largest load of an expert over the mean that counts as even
+BALANCED, TOGETHER = 100, 20  # steps
 
 
 def deviations(losses: np.ndarray) -> np.ndarray:
@@ -30,9 +31,18 @@ def deviations(losses: np.ndarray) -> np.ndarray:
     return out
 
 
-def last_above(load: np.ndarray) -> list[int]:
-    """For each layer of load [steps, layers] (largest over mean): the last step, from 1, that was not even; 0: none."""
-    return [int(np.flatnonzero(layer > EVEN)[-1]) + 1 if (layer > EVEN).any() else 0 for layer in load.T]
+def even(load: np.ndarray) -> str:
+    """What load [steps, layers] (largest expert over the mean) says, by layer from step BALANCED on.
+
+    One step's documents are too few to be even: a batch of one kind needs that kind's experts. So also over 20 steps.
+    """
+    load = load[BALANCED:]
+    means = np.stack([np.convolve(layer, np.full(TOGETHER, 1 / TOGETHER), "valid") for layer in load.T])
+    return (
+        f"load from step {BALANCED} by layer: median {np.median(load, 0).round(2).tolist()}, steps above {EVEN:g}: "
+        f"{[f'{share:.1%}' for share in (load > EVEN).mean(0)]}, "
+        f"largest mean of {TOGETHER} steps {means.max(1).round(2).tolist()}"
+    )
 
 
 def about(rows: list[dict[str, Any]]) -> str:
@@ -42,14 +52,12 @@ def about(rows: list[dict[str, Any]]) -> str:
     logits = np.array([row["max_logits"] for row in rows])
     clipped = np.array([row["clipped"] for row in rows]).sum(1)
     norms = np.array([row["grad_norm"] for row in rows])
-    warm = max(last_above(load))
     lines = [
         f"{rows[-1]['tokens'] / 1e6:.2f}M tokens in {len(rows)} steps, {rows[-1]['seconds'] / 60:.0f} minutes",
         f"spikes: {int((far > LIMIT).sum())}; the furthest step lies {np.nanmax(far):.1f} deviations above the median",
         f"gradient norm from step {WINDOW}: median {np.median(norms[WINDOW:]):.2f}, most {norms[WINDOW:].max():.2f}",
         f"largest attention logit: {logits.max():.1f}; steps with a clipped head: {int((clipped > 0).sum())}",
-        f"last step with a load above {EVEN:g} by layer: {last_above(load)}, after it at most {load[warm:].max():.2f}, "
-        f"median {np.median(load[warm:]):.2f}",
+        even(load),
     ]
     for stage in dict.fromkeys(row["stage"] for row in rows):
         part = [row for row in rows if row["stage"] == stage]
@@ -120,6 +128,8 @@ def main() -> None:
     matplotlib.use("Agg")
     run, before, yarn, after, pictures = map(Path, sys.argv[1:6])
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    if len(rows) <= WINDOW:
+        sys.exit(f"{run} has {len(rows)} steps; spikes are judged by the {WINDOW} steps before each.")
     print(about(rows))
     pictures.mkdir(parents=True, exist_ok=True)
     curves(rows, pictures / "pretraining.png")

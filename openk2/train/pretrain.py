@@ -43,12 +43,12 @@ def pretrain(stages: str, **options: Any) -> None:
     if weights is None:
         context = values.get("context", min(_LONGEST, _CONTEXT_A_LAYER * config.num_hidden_layers))
         config = dataclasses.replace(config, max_position_embeddings=context)
-    parts = values.pop("parts", torch.get_num_threads() if world.size == 1 else world.size)
-    planned = recipe(config, values.pop("tokens"), parts=parts, ranks=world.size, **values)
+    values.setdefault("parts", torch.get_num_threads() if world.size == 1 else world.size)
     if options["recipe"]:
         planned = read_recipe(options["recipe"], values)
-    elif unknown := set(stages.split(",")) - {stage.name for stage in planned}:
-        raise UserError(f"There is no stage {', '.join(sorted(unknown))}; choose from pretrain, anneal and long.")
     else:
+        planned = recipe(config, ranks=world.size, **values)
+        if unknown := set(stages.split(",")) - {stage.name for stage in planned}:
+            raise UserError(f"There is no stage {', '.join(sorted(unknown))}; choose from pretrain, anneal and long.")
         planned = [stage for stage in planned if stage.name in stages.split(",")]
     launch(config, weights, planned, tokenizer=tokenizer, world=world, chat=False, options=options)
