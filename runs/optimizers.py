@@ -207,20 +207,25 @@ def table(records: dict[str, dict[str, Any]]) -> None:
     for one in (one for one in GRID if one.name in records):
         held = records[one.name]["held"]
         print(f"  {one.name:24}", *((h["both"], h["text"], h["trajectories"]) for h in (held[0], *held[len(PAUSES) :])))
-    ended = {name for name, record in records.items() if len(record["held"]) > len(PAUSES)}
-    seeds = [seed for seed in SEEDS if {replace(best, seed=seed).name for best in BEST.values()} <= ended]
-    adam, muon = ([records[replace(BEST[name], seed=s).name]["held"] for s in seeds] for name in ("adamw", "muonclip"))
-    for kind in ("both", "text", "trajectories"):
-        for at, step in enumerate((*PAUSES, "last")):
-            ends = [(a[at][kind], m[at][kind]) for a, m in zip(adam, muon, strict=True)]
-            print(f"{kind}, step {step}: (AdamW, MuonClip) {ends}")
-            if len(ends) > 1:
-                print("  difference {:+.4f}, t {:.2f}, p {:.4f}".format(*paired_t([m - a for a, m in ends])))
-    for seed, a, m in zip(seeds, adam, muon, strict=True):
-        equal = tokens_to(a[-2]["both"], [(h["tokens"], h["both"]) for h in m[:-1]])
-        share = equal and equal / a[-2]["tokens"]
-        print(f"seed {seed}: before the decay MuonClip has AdamW's loss after {share} of its tokens")
-        if short := records.get(replace(BEST["muonclip"], seed=seed, tokens=SHORT_TOKENS).name):
+    pairs = {
+        seed: [records[name]["held"] for best in BEST.values() if (name := replace(best, seed=seed).name) in records]
+        for seed in SEEDS
+    }  # of AdamW and of MuonClip, as far as each has got
+    for kind, (at, step) in itertools.product(("both", "text", "trajectories"), enumerate((*PAUSES, "last"))):
+        losses = [(a[at][kind], m[at][kind]) for a, m in pairs.values() if min(len(a), len(m)) > at]
+        print(f"{kind}, step {step}: (AdamW, MuonClip) {losses}")
+        if len(losses) > 1:
+            print("  difference {:+.4f}, t {:.2f}, p {:.4f}".format(*paired_t([m - a for a, m in losses])))
+    for seed, (a, m) in pairs.items():
+        for at in range(1, min(len(a), len(m))):
+            share = (equal := tokens_to(a[at]["both"], [(h["tokens"], h["both"]) for h in m])) and equal / a[at][
+                "tokens"
+            ]
+            print(
+                f"seed {seed}: MuonClip on its way has AdamW's loss of step {a[at]['step']} after {share} of its tokens"
+            )
+        short = records.get(replace(BEST["muonclip"], seed=seed, tokens=SHORT_TOKENS).name)
+        if short and min(len(a), len(m)) > len(PAUSES):
             ends = [(h["tokens"], h["both"]) for h in (short["held"][-1], m[-1])]
             equal = tokens_to(a[-1]["both"], ends)
             print(f"  ends: MuonClip {ends}, AdamW {a[-1]['both']}: equal after {equal and equal / a[-1]['tokens']}")
