@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import io
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,3 +23,9 @@ def read_rows(path: Path) -> Iterator[dict[str, Any]]:
         ) from None
     except (OSError, EOFError, ValueError) as error:
         raise UserError(f"{path} cannot be read ({error}); fetch it again.") from None
+
+
+def packed_lines(path: Path) -> io.TextIOWrapper:
+    """A gzip text file to write, whose bytes depend on its text alone."""
+    raw = gzip.GzipFile(filename="", fileobj=path.open("wb"), mode="wb", compresslevel=3, mtime=0)
+    return io.TextIOWrapper(raw, encoding="utf-8")

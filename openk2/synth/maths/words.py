@@ -6,6 +6,7 @@ import random
 import re
 
 _WOMEN = (
+    "Natalia Weng Betty Julie Mimi Tina Joy Kylar Carly Haley "
     "Mary Anna Anne Sarah Emily Emma Jane Lisa Jessica Jennifer Julia Julie Amy Kate Katie Laura Linda Maria "
     "Martha Mia Nancy Nicole Olivia Rachel Rebecca Samantha Sophia Sophie Susan Tina Wendy Alice Amanda Angela "
     "Betty Brenda Carla Carol Christina Claire Cynthia Diana Donna Elizabeth Ella Ellen Eva Gina Grace Hannah "

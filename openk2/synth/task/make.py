@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import gzip
 import hashlib
-import io
 import json
 import os
 import time
@@ -25,6 +24,7 @@ from typing import Any
 from openk2 import __version__
 from openk2.errors import UserError
 from openk2.paths import install
+from openk2.synth.rows import packed_lines
 from openk2.synth.task.episode import Episode, Trajectory
 from openk2.synth.task.task import Dials, draw_task
 from openk2.synth.task.verify import problems
@@ -56,19 +56,12 @@ def write_worlds(folder: Path, specs: Iterator[WorldSpec]) -> tuple[int, int]:
     folder.mkdir(parents=True, exist_ok=True)
     part = folder / (WORLDS + ".part")
     worlds = tools = 0
-    with _packed(part) as lines:
+    with packed_lines(part) as lines:
         for spec in specs:
             lines.write(json.dumps(to_json(spec), separators=(",", ":")) + "\n")
             worlds, tools = worlds + 1, tools + len(spec.tools)
     part.replace(folder / WORLDS)
     return worlds, tools
-
-
-def _packed(path: Path) -> io.TextIOWrapper:
-    """A gzip text file whose bytes depend on its text alone."""
-    return io.TextIOWrapper(
-        gzip.GzipFile(filename="", fileobj=path.open("wb"), mode="wb", compresslevel=3, mtime=0), "utf-8"
-    )
 
 
 class Library:
@@ -141,7 +134,7 @@ def make_shard(order: Order, out: Path, shard: int) -> dict[str, Any]:
     kinds: Counter[str] = Counter()
     part = path.with_suffix(".part")
     digest = hashlib.blake2b(digest_size=16)
-    with _packed(part) as lines:
+    with packed_lines(part) as lines:
         for number in range(shard * order.size, min((shard + 1) * order.size, order.count)):
             record, dropped = trajectory(library, order, number)
             told += dropped
