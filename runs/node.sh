@@ -1,5 +1,5 @@
 #!/bin/sh
-# The whole recipe on one node of 8 GPUs: a network of depth 24 (width 768, 120M parameters active of 0.7B).
+# The whole recipe on one node of 8 GPUs: a network of depth 24 (width 768; 0.4B parameters, 0.14B active at 32k entries).
 #   runs/node.sh DATA TOKENIZER [OUT] [TOKENS]
 # DATA: token shards of `k2 train prepare`; TOKENIZER: folder of tiktoken.model. GPUS=2 DEVICE=cpu DEPTH=2 tries it anywhere.
 # The same command goes on where it was stopped, also with another number of GPUs as long as PARTS divides among them.

@@ -207,13 +207,15 @@ def table(records: dict[str, dict[str, Any]]) -> None:
     for one in (one for one in GRID if one.name in records):
         held = records[one.name]["held"]
         print(f"  {one.name:24}", *((h["both"], h["text"], h["trajectories"]) for h in (held[0], *held[len(PAUSES) :])))
-    seeds = sorted({one.seed for one in FINAL if one.name in records and len(records[one.name]["held"]) > len(PAUSES)})
+    ended = {name for name, record in records.items() if len(record["held"]) > len(PAUSES)}
+    seeds = [seed for seed in SEEDS if {replace(best, seed=seed).name for best in BEST.values()} <= ended]
     adam, muon = ([records[replace(BEST[name], seed=s).name]["held"] for s in seeds] for name in ("adamw", "muonclip"))
     for kind in ("both", "text", "trajectories"):
-        for at in range(len(PAUSES) + 1):
-            ends = {name: [held[at][kind] for held in runs] for name, runs in (("adamw", adam), ("muonclip", muon))}
-            mean, t, p = paired_t([m - a for a, m in zip(ends["adamw"], ends["muonclip"], strict=True)])
-            print(f"{kind}, step {adam[0][at]['step']}: {ends}, difference {mean:+.4f}, t {t:.2f}, p {p:.4f}")
+        for at, step in enumerate((*PAUSES, "last")):
+            ends = [(a[at][kind], m[at][kind]) for a, m in zip(adam, muon, strict=True)]
+            print(f"{kind}, step {step}: (AdamW, MuonClip) {ends}")
+            if len(ends) > 1:
+                print("  difference {:+.4f}, t {:.2f}, p {:.4f}".format(*paired_t([m - a for a, m in ends])))
     for seed, a, m in zip(seeds, adam, muon, strict=True):
         equal = tokens_to(a[-2]["both"], [(h["tokens"], h["both"]) for h in m[:-1]])
         share = equal and equal / a[-2]["tokens"]
@@ -258,13 +260,18 @@ def draw(records: dict[str, dict[str, Any]]) -> None:
         for one in (one for one in FINAL if one.optimizer == name and one.name in records):
             tokens, losses = zip(*records[one.name]["curve"], strict=True)
             label = name if one.seed == FINAL[0].seed else None
-            left.plot([t / 1e3 for t in tokens], losses, color=colour, linewidth=0.7, alpha=0.7, label=label)
+            mean = [statistics.fmean(losses[max(0, at - 4) : at + 5]) for at in range(len(losses))]
+            left.plot([t / 1e3 for t in tokens], mean, color=colour, linewidth=0.8, label=label)
             held = records[one.name]["held"]
             left.plot([h["tokens"] / 1e3 for h in held], [h["both"] for h in held], "o", color=colour, markersize=4)
         grid = [(one.lr, records[one.name]["held"][0]["both"]) for one in GRID if one.optimizer == name]
         right.plot(*zip(*sorted(grid), strict=True), "o-", color=colour)
     left.legend()
-    left.set(xlabel="thousand tokens", ylabel="loss (nats a token)", title="lines: training; points: held out")
+    left.set(
+        xlabel="thousand tokens",
+        ylabel="loss (nats a token)",
+        title="lines: training, mean of 9 steps; points: held out",
+    )
     right.set(xlabel="learning rate", xscale="log", title=f"grid: held-out loss after {PAUSES[0]} steps")
     figure.savefig(RECORDS.with_suffix(".png"), dpi=120)
 

@@ -26,8 +26,8 @@ from openk2.bench.worker import serve
 from openk2.model.transformer import Transformer
 from openk2.optim.muon import MuonAdamW, parameter_groups
 from openk2.optim.qk_clip import qk_clip_all_
+from openk2.train.checkpoint import initial_weights
 from openk2.train.packing import Batch
-from openk2.train.state import initial_weights
 from openk2.train.workers import Workers, tune_allocator, use_onednn
 
 RATES = {"adamw": 1e-3, "muon": 5e-3}
@@ -84,8 +84,8 @@ class Ours:
         for lengths, part in zip(parts, ids.split([sum(lengths) for lengths in parts]), strict=True):
             own = torch.ones(len(part), dtype=torch.bool)
             own[[0, *itertools.accumulate(lengths[:-1])]] = False
-            batches.append(Batch(part, lengths, own.nonzero()[:, 0], len(part)))
-        loss = self.workers.gradients(self.model, batches)
+            batches.append(Batch(part, lengths, own.nonzero()[:, 0], len(part), []))
+        loss, _ = self.workers.gradients(self.model, batches, sum(len(batch.rows) for batch in batches))
         nn.utils.clip_grad_norm_(self.model.parameters(), CLIP)
         return loss
 

@@ -200,7 +200,7 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Tensor, dtype: torch.dtype | None = None) -> Tensor:
         """x [T, size] -> [T, size] in `dtype` (default: x's)."""
-        return _RMSNorm.apply(x, self.weight, self.eps, dtype or x.dtype)  # type: ignore[return-value]
+        return _RMSNorm.apply(x, self.weight.float(), self.eps, dtype or x.dtype)  # type: ignore[return-value]
 
 
 def linear(x: Tensor, layer: nn.Linear) -> Tensor:

@@ -38,7 +38,7 @@ from openk2.synth.worlds import World, draw_world
 # Examples differ in length: a seventh of the tokens are word problems, as many chains, as many comparisons.
 MIXTURE: dict[str, float] = {
     "lookup": 18, "short": 18, "two": 8, "compare": 5, "casual": 5, "sum": 26, "mawps": 50, "gsm8k": 2, "chain": 3,
-    "notes": 0.4, "field": 4, "film": 2, "quote": 5, "unanswerable": 5, "outside": 7, "talk": 1.5, "repeat": 3,
+    "notes": 0.4, "field": 4, "film": 2, "quote": 5, "unanswerable": 5, "outside": 7, "talk": 1.5, "repeat": 5,
 }  # fmt: skip
 WORLD_SIZE = (5, 10)
 SCENE_USES = 40  # examples made from one scene before the next is drawn
@@ -132,7 +132,7 @@ class Maker:
             case "talk":
                 return reach.talk(rng)
             case "repeat":
-                return reach.repeat(rng, pieces)
+                return reach.repeat(rng, pieces, sources.titles)
         raise ValueError(f"no kind of example is called {kind}")
 
 

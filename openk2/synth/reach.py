@@ -146,6 +146,7 @@ REPEAT_FRAMES = (
     "Repeat exactly: {x}", "Say this back to me: {x}", "Repeat after me: {x}", "Copy this text: {x}",
     "Write this again: {x}", "Echo: {x}",
 )  # fmt: skip
+LIST_FRAMES = ("{x}\nSay these again, in one row.", "{x}\nRepeat them in one row.", "{x}\nThe same in one row, please.")
 
 
 def load_table_questions(path: Path, held: bool = False) -> list[str]:
@@ -182,8 +183,10 @@ def talk(rng: random.Random) -> Record:
     return t.record("talk", gold=reply)
 
 
-def repeat(rng: random.Random, pieces: Pieces) -> Record:
-    """Copying pure and simple, over the whole vocabulary and all lengths."""
+def repeat(rng: random.Random, pieces: Pieces, titles: list[str]) -> Record:
+    """Copying pure and simple, over the whole vocabulary and all lengths; a part of it names, one a line."""
+    if rng.random() < 0.4:
+        return _names(rng, pieces, titles)
     parts = []
     for _ in range(rng.randint(2, 14)):
         roll = rng.random()
@@ -194,6 +197,18 @@ def repeat(rng: random.Random, pieces: Pieces) -> Record:
         else:
             parts.append(rng.choice(pieces.starts + pieces.middles))
     text = " ".join(parts)
-    t = Trajectory(rng.choice(REPEAT_FRAMES).format(x=text))
+    return _said_again(rng.choice(REPEAT_FRAMES).format(x=text), text)
+
+
+def _names(rng: random.Random, pieces: Pieces, titles: list[str]) -> Record:
+    """Names at the start of a line and again after a space, where the tokenizer cuts them in other pieces."""
+    names = [rng.choice(titles) if rng.random() < 0.6 else name(rng, pieces) for _ in range(rng.randint(2, 10))]
+    if rng.random() < 0.4:
+        names = [each.lower() for each in names]
+    return _said_again(rng.choice(LIST_FRAMES).format(x="\n".join(names)), ", ".join(names))
+
+
+def _said_again(question: str, text: str) -> Record:
+    t = Trajectory(question)
     t.answer("I copy it.", f"Here it is: {text}")
     return t.record("repeat", gold=text)

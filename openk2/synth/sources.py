@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from openk2.library import documents
 from openk2.synth import user_documents
 from openk2.synth.gsm8k import Program, load_gsm8k
 from openk2.synth.heldout import MAWPS_FOLD
@@ -19,6 +20,7 @@ class Sources:
     """Everything examples are made from; the folder comes from the command line, nothing is downloaded."""
 
     pages: list[Document]
+    titles: list[str]  # of all countries, held out or not: names are no facts
     mawps: list[Mawps]
     gsm8k: list[Program]
     films: list[user_documents.Film]
@@ -30,6 +32,7 @@ class Sources:
         """Raises UserError for a file that is missing or damaged."""
         return cls(
             pages=training_documents(),
+            titles=[page.title for page in documents()],
             mawps=[p for p in load_mawps(data / "mawps.jsonl.gz") if p.fold != MAWPS_FOLD],
             gsm8k=load_gsm8k(data / "gsm8k_train.jsonl"),
             films=user_documents.load_films(data / "movies.jsonl.gz"),

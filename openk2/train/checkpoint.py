@@ -272,22 +272,25 @@ _KNOWN = {
 
 
 def _same_run(folder: Path, state: dict[str, Any], config: ModelConfig, stages: Sequence[Stage]) -> None:
-    """Raises UserError naming what differs of the network and of the stages begun."""
-    there, here = ModelConfig.from_hf(state["config"]), config
-    differing = _differences(asdict(there), asdict(here))
+    """Raises UserError naming what differs of the network, or else of the stages begun."""
+    differing = _differences("", asdict(ModelConfig.from_hf(state["config"])), asdict(config))
     for index, saved in enumerate(state["stages"][: state["position"]["stage"] + 1]):
         now = asdict(stages[index]) if index < len(stages) else {"name": None}
-        differing += _differences(saved, now)
+        differing = differing or _differences(f"{saved['name']}: ", saved, now)
     if differing:
         raise UserError(
-            f"{folder} has {', '.join(f'{name} {a}, not {b}' for name, a, b in differing)}; give the same values to go "
-            f"on with it, or start a new run with --init {folder.parent} and another --out."
+            f"{folder} has {', '.join(differing)}; give the same values to go on with it, or start a new run with "
+            f"--init {folder.parent} and another --out."
         )
 
 
-def _differences(there: dict[str, Any], here: dict[str, Any]) -> list[tuple[str, Any, Any]]:
+def _differences(of: str, there: dict[str, Any], here: dict[str, Any]) -> list[str]:
     names = [name for name in there | here if there.get(name) != here.get(name)]
-    return [(name, there.get(name), here.get(name)) for name in names]
+    return [f"{of}{name} {_short(there.get(name))}, not {_short(here.get(name))}" for name in names]
+
+
+def _short(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _checksum(file: Path) -> list[int]:

@@ -212,12 +212,14 @@ def _summary(runs: list[Run]) -> str:
         "tokens a second": lambda run: _median(run, "tokens_per_second", "{:,.0f}"),
         "MFU": lambda run: _median(run, "mfu", "{:.1%}"),
     }
-    head = "".join(f"<th>{escape(name)}</th>" for name in columns)
+    table = {name: [value(run) for run in runs] for name, value in columns.items()}
+    table = {name: cells for name, cells in table.items() if set(cells) != {"–"}}
+    head = "".join(f"<th>{escape(name)}</th>" for name in table)
     rows = "".join(
         f'<tr><th><i style="background:{colour}"></i>{escape(run.name)}</th>'
-        + "".join(f"<td>{value(run)}</td>" for value in columns.values())
+        + "".join(f"<td>{cells[i]}</td>" for cells in table.values())
         + "</tr>"
-        for run, colour in _coloured(runs)
+        for i, (run, colour) in enumerate(_coloured(runs))
     )
     return f'<div class="wide"><table class="runs"><tr><th></th>{head}</tr>{rows}</table></div>'
 

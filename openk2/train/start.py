@@ -63,9 +63,7 @@ def launch(
     say(f"{count.total / 1e6:.1f}M parameters, {count.active / 1e6:.1f}M active")
     out: Path = options["out"]
     if tokenizer and world.is_main:
-        out.mkdir(parents=True, exist_ok=True)
-        for name in TOKENIZER_FILES:
-            shutil.copyfile(options["tokenizer"] / name, out / name)
+        _keep_tokenizer(options["tokenizer"], out)
     model = build(config, stages[0].seed, options["mimetic"] and weights is None)
     if weights is not None:
         model.load_tensors(weights)
@@ -83,6 +81,15 @@ def launch(
     return last
 
 
+def _keep_tokenizer(folder: Path, out: Path) -> None:
+    """Copy the tokenizer into the run. Raises UserError when the run has another."""
+    out.mkdir(parents=True, exist_ok=True)
+    for name in TOKENIZER_FILES:
+        if (out / name).exists() and (out / name).read_bytes() != (folder / name).read_bytes():
+            raise UserError(f"{out} was begun with another tokenizer than {folder}; give its own, or another --out.")
+        shutil.copyfile(folder / name, out / name)
+
+
 def _report(out: Path, say: Callable[[str], None]) -> None:
     """Write the page about the run, if it has made a step."""
     page = out / "report.html"
@@ -97,10 +104,9 @@ def _check_data(data: Sequence[Source], stage: Stage, config: ModelConfig) -> st
     stream = Stream(data, stage.name, stage.seed, longest)
     if (largest := stream.largest_id()) >= config.vocab_size:
         raise UserError(f"The data has token {largest}, but the vocabulary {config.vocab_size} entries; use its own.")
-    return (
-        f"{stage.name}: {stage.tokens / 1e6:.1f}M tokens, {stage.batch} a step, from {stream.tokens / 1e6:.1f}M "
-        f"of data ({stream.skipped} documents are too long for {longest})"
-    )
+    left_out = f" ({stream.skipped} documents left out: over {longest} tokens, or one)" if stream.skipped else ""
+    tokens, held = stage.tokens / 1e6, stream.tokens / 1e6
+    return f"{stage.name}: {tokens:.2f}M tokens, {stage.batch} a step, from {held:.2f}M of data{left_out}"
 
 
 def _quiet(line: str) -> None:

@@ -57,7 +57,8 @@ def explain(
     gradients = [name for (name, _), (gradient, _) in zip(parameters, bad, strict=True) if gradient]
     broken = [name for (name, _), (_, weight) in zip(parameters, bad, strict=True) if weight]
     last = len(model.model.layers)
-    layer = last if broken else last - int(world.max(torch.tensor(last - first_layer(model, batches))))
+    layer = None if broken else first_layer(model, batches)
+    layer = last - int(world.max(torch.tensor(last - (last if layer is None else layer))))  # of all ranks
     if broken:
         first = f"the weights {broken[0]}"
     elif layer < last:
@@ -73,8 +74,8 @@ def explain(
 
 
 @torch.no_grad()
-def first_layer(model: Transformer, batches: Sequence[Batch]) -> int:
-    """The first layer whose output is not finite on any of the batches; the number of layers if there is none."""
+def first_layer(model: Transformer, batches: Sequence[Batch]) -> int | None:
+    """The first layer whose output is not finite on any of the batches."""
     found: list[int] = []
 
     def look(number: int) -> Any:
@@ -88,7 +89,7 @@ def first_layer(model: Transformer, batches: Sequence[Batch]) -> int:
         for hook in hooks:
             hook.remove()
     drop_gathered(model)
-    return min(found, default=len(model.model.layers))
+    return min(found, default=None)
 
 
 def _finite(tensor: torch.Tensor) -> bool:

@@ -55,14 +55,17 @@ def test_killed_again_and_again_a_run_ends_as_if_never_killed(tmp_path: Path) ->
     rng, parts, made, partial = random.Random(0), tmp_path / "parts", 0, 0
     while made < KILLS:
         before = [folder.name for folder in folders(parts)]
-        child = subprocess.Popen([*command, str(parts)], env=environment, stdout=subprocess.DEVNULL)
+        child = subprocess.Popen(
+            [*command, str(parts)], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+        )
         deadline = time.monotonic() + 120
         while [folder.name for folder in folders(parts)] == before and child.poll() is None:
             assert time.monotonic() < deadline
             time.sleep(0.005)
         time.sleep(rng.random() * 0.6)
         child.send_signal(signal.SIGKILL)
-        assert child.wait() in (-signal.SIGKILL, 0)
+        _, err = child.communicate()
+        assert child.returncode in (-signal.SIGKILL, 0), err
         made += 1
         partial += bool(list(parts.glob(".step-*")))
         if child.returncode == 0:
@@ -113,7 +116,7 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(tmp_path: Path) -> Non
 def test_another_network_recipe_or_data_is_refused_by_name(tmp_path: Path) -> None:
     data, out = shards(tmp_path / "data"), tmp_path / "run"
     run(data, out, stage(), max_steps=2)
-    with pytest.raises(UserError, match=r"has lr 0\.01, not 0\.02, seed 0, not 3; give the same values"):
+    with pytest.raises(UserError, match=r"has pretrain: lr 0\.01, not 0\.02, pretrain: seed 0, not 3; give the same"):
         run(data, out, stage(lr=0.02, seed=3))
     other = build(ModelConfig.from_depth(4, vocab_size=64), 0)
     with pytest.raises(UserError, match=r"has hidden_size 64, not 128, num_hidden_layers 2, not 4"):

@@ -136,6 +136,7 @@ def test_page_shows_what_the_run_wrote(tmp_path: Path) -> None:
     for said in (*said_of_run, "Once <b>", "said at 96"):
         assert said in page.text, said
     assert page.text.count("said at") == 12
+    assert "MFU" not in page.text  # no row has one
 
 
 def test_runs_are_laid_over_each_other(tmp_path: Path) -> None:

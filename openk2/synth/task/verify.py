@@ -110,6 +110,5 @@ def _part_of_a_time(number: str, seen: str) -> bool:
 
 
 def _declines(answer: str) -> bool:
-    return bool(
-        re.search(r"\b(could not|cannot|can't|not possible|impossible|not allowed|was refused|unable)\b", answer, re.I)
-    )
+    says = r"\bI (could not|cannot|can't|may not|am not able|am unable|am not allowed)\b|\bis not (possible|allowed)\b"
+    return bool(re.search(says, answer, re.IGNORECASE))

@@ -7,33 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 from openk2.synth.world.spec import Tool
 from openk2.synth.world.state import State
+from openk2.synth.world.texts import PEOPLE, text
 from openk2.synth.world.tree import Entity, Field, Param
 
 if TYPE_CHECKING:
     from openk2.synth.world.world import World
 
 _PAST = 24  # calls made before the first user comes
-_FIRST = (
-    "amber arctic autumn basalt birch bright cedar cobalt copper coral crimson delta ember fern flint frost "
-    "golden granite harbor hazel indigo ivory jade juniper lunar maple marble mellow mistral north ocean olive "
-    "onyx opal orchid pearl pine polar prairie quartz raven river ruby saffron sage scarlet silver slate solar "
-    "spruce stone summit teal tidal topaz umber velvet violet walnut willow winter"
-).split()
-_SECOND = (
-    "anchor apex arrow atlas aurora badge beacon bridge canyon cascade castle circuit comet compass cove crest "
-    "crown dome echo falcon field forge fountain gate glade grove haven heron horizon island junction kestrel "
-    "lagoon lantern ledger lighthouse lynx meadow mesa mill mirror nest nova orbit otter oasis parcel peak "
-    "pioneer plaza portal ridge sail sparrow station terrace tower trail valley vault wharf"
-).split()
-PEOPLE = (
-    "Ana Bruno Chen Dalia Emeka Farah Goran Hana Idris Jonas Keiko Lucia Milan Nadia Omar Petra Quentin Rosa "
-    "Samir Tessa Ursula Viktor Wanda Xavier Yara Zoltan"
-).split()
-
-
-def name(rng: random.Random) -> str:
-    """`copper-lantern-42`: distinct enough to look a record up by."""
-    return f"{rng.choice(_FIRST)}-{rng.choice(_SECOND)}-{rng.randint(10, 99)}"
 
 
 def populate(world: World, rng: random.Random) -> None:
@@ -90,7 +70,7 @@ def first_value(field: Field, state: State, rng: random.Random) -> Any:
     kind = field.type.kind
     match kind:
         case "text":
-            return name(rng)
+            return text(field.name, rng)
         case "int" | "money":
             return rng.randint(field.low, field.high)
         case "time":
