@@ -47,7 +47,7 @@ def test_killed_again_and_again_a_run_ends_as_if_never_killed(tmp_path: Path) ->
     data = shards(tmp_path / "data")
     command = [
         sys.executable, "-m", "openk2", "train", "sft", "--data", str(data), "--vocab-size", "64", "--depth", "2",
-        "--tokens", f"{40 + 10 * KILLS}k", "--batch", "512", "--parts", "2", "--checkpoint-minutes", "1e-6",
+        "--tokens", f"{16 + 8 * KILLS}k", "--batch", "512", "--parts", "2", "--checkpoint-minutes", "1e-6",
         "--threads", "1", "--log-every", "1", "--out",
     ]  # fmt: skip
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
