@@ -97,7 +97,7 @@ def curves(rows: list[dict[str, Any]], picture: Path) -> None:
     _axes(panels[0], ylabel="loss (nats), every step")
     _axes(panels[1], ylabel="gradient norm", yscale="log")
     _axes(panels[2], ylabel="largest logit")
-    _axes(panels[3], ylabel="load, largest / mean", xlabel="million tokens", ylim=(1, 5))
+    _axes(panels[3], ylabel="load, largest / mean", xlabel="million tokens")
     figure.savefig(picture, dpi=120)
     plt.close(figure)
 
