@@ -38,7 +38,7 @@ SPLITS: tuple[Split, ...] = ("train", "entities", "wordings", "structures", "hop
 USES = 20  # questions asked of one collection
 HOPS = {1: 3.0, 2: 4.0, 3: 3.0}  # shares in training; four hops are held out
 WITHOUT = 0.12  # share of the questions that have no answer
-_TRIES = 300  # draws for one record
+_TRIES = 150  # draws for one record
 
 
 @dataclass(frozen=True)
@@ -75,45 +75,60 @@ def belongs(split: Split, query: Query, wording: str) -> bool:
     return (structural, worded) == (split == "structures", split == "wordings")
 
 
-def record(order: Order, number: int) -> tuple[Record | None, Counter[str]]:
-    """Record `number` of an order, and what was drawn and not used on the way to it."""
-    here = collection(order.data, order.split, f"{order.split}/{order.seed}/{number // USES}")
-    rng = random.Random(f"openk2 search {order.split} {order.seed} {number}")
-    solver, drawer = Solver(here), Drawer(here, rng)
-    without = rng.random() < WITHOUT
-    wanted = 4 if order.split == "hops" else rng.choices(list(HOPS), list(HOPS.values()))[0]
-    dropped: Counter[str] = Counter()
-    for attempt in range(_TRIES):
-        if attempt and attempt % 60 == 0:  # a small collection need not have such a question
-            without = False
-            wanted = wanted if order.split == "hops" else max(1, wanted - 1)
-        try:
-            query = drawer.draw(wanted)
-            gold = solver.solve(query)
-        except NoAnswer:
-            dropped["not one answer"] += 1
-            continue
-        if any(id in here.away for id, _ in gold.lines) != without:
-            dropped["other kind wanted"] += 1
-            continue
-        wording, names = ask(query, rng)
-        if not belongs(order.split, query, wording):
-            dropped["held out"] += 1
-            continue
-        try:
-            made = Walker(solver, wording.format(*names), rng).run(query, gold)
-        except Lost:
-            dropped["not found by the tools"] += 1
-            continue
-        made["proof"] |= {
-            "query": query, "hops": hops(query), "cites": [f"{id}:{line}" for id, line in gold.lines],
-            "collection": here.name, "documents": len(here.entries), "split": order.split,
-        }  # fmt: skip
-        if found := problems(made, here):
-            dropped[f"refused: {found[0]}"] += 1
-            continue
-        return made, dropped
-    return None, dropped
+def records(order: Order, group: int) -> tuple[list[Record], Counter[str]]:
+    """The records of one collection, no question twice, and what was drawn and not used on the way to them."""
+    here = collection(order.data, order.split, f"{order.split}/{order.seed}/{group}")
+    solver, seen, dropped = Solver(here), set[str](), Counter[str]()
+    made: list[Record] = []
+    for number in range(group * USES, min((group + 1) * USES, order.count)):
+        rng = random.Random(f"openk2 search {order.split} {order.seed} {number}")
+        without = rng.random() < WITHOUT
+        wanted = 4 if order.split == "hops" else rng.choices(list(HOPS), list(HOPS.values()))[0]
+        for _ in range(_TRIES):
+            pool = rng.choice((here.absent, here.all)) if without else here.entries
+            found = _draw(order, solver, Drawer(pool, rng), wanted, without)
+            if isinstance(found, str):
+                dropped[found] += 1
+                continue
+            key = _key(found["proof"]["query"])
+            if key in seen:
+                dropped["asked before"] += 1
+                continue
+            seen.add(key)
+            made.append({"n": number} | found)
+            break
+    return made, dropped
+
+
+def _key(query: Query) -> str:
+    """Equal for queries that differ in the order of their parts only."""
+    return f"{query[0]}({', '.join(sorted(_key(p) if isinstance(p, list) else p for p in query[1:]))})"
+
+
+def _draw(order: Order, solver: Solver, drawer: Drawer, wanted: int, without: bool) -> Record | str:
+    """A record of so many hops, or why there is none. `without`: one of a question that has no answer here."""
+    here, rng = solver.collection, drawer.rng
+    try:
+        query = drawer.draw(wanted)
+        gold = solver.solve(query)
+    except NoAnswer:
+        return "not one answer"
+    if any(id in here.away for id, _ in gold.lines) != without:
+        return "other kind wanted"
+    wording, names = ask(query, rng)
+    if not belongs(order.split, query, wording):
+        return "held out"
+    try:
+        made = Walker(solver, wording.format(*names), rng).run(query, gold)
+    except Lost:
+        return "not found by the tools"
+    made["proof"] |= {
+        "query": query, "hops": hops(query), "collection": here.name, "documents": len(here.entries),
+        "split": order.split,
+    }  # fmt: skip
+    if found := problems(made, here):
+        return f"refused: {found[0]}"
+    return made
 
 
 def check(made: Record, data: Path) -> list[str]:
@@ -130,17 +145,18 @@ def check(made: Record, data: Path) -> list[str]:
 def make_shard(order: Order, out: Path, shard: int) -> dict[str, Any]:
     """Write one shard and what is in it; `NAME.json` stands once the shard is whole."""
     path = out / f"part-{shard:05d}.jsonl.gz"
-    counts: dict[str, Counter[str]] = {name: Counter() for name in ("kinds", "hops", "calls", "dropped")}
+    counts: dict[str, Counter[str]] = {name: Counter() for name in ("kinds", "hops", "calls", "detours", "dropped")}
     lines: list[bytes] = []
-    for number in range(shard * order.size, min((shard + 1) * order.size, order.count)):
-        made, dropped = record(order, number)
+    first, last = shard * order.size, min((shard + 1) * order.size, order.count)
+    for group in range(first // USES, -(-last // USES)):
+        made, dropped = records(order, group)
         counts["dropped"] += dropped
-        if made is None:
-            continue
-        lines.append(json.dumps({"n": number} | made, ensure_ascii=False, separators=(",", ":")).encode() + b"\n")
-        counts["kinds"][made["kind"]] += 1
-        counts["hops"][str(made["proof"]["hops"])] += 1
-        counts["calls"][str(sum(m["role"] == "tool" for m in made["messages"]))] += 1
+        for record in made:
+            lines.append(json.dumps(record, ensure_ascii=False, separators=(",", ":")).encode() + b"\n")
+            counts["kinds"][record["kind"]] += 1
+            counts["hops"][str(record["proof"]["hops"])] += 1
+            counts["calls"][str(sum(m["role"] == "tool" for m in record["messages"]))] += 1
+            counts["detours"][str(record["proof"]["detours"])] += 1
     text = b"".join(lines)
     part = path.with_suffix(".part")
     part.write_bytes(gzip.compress(text, 3, mtime=0))

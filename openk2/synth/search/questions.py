@@ -8,7 +8,7 @@ and refuses a query that could be answered otherwise by any text of the collecti
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,7 @@ from openk2.synth.search.facts import ASKED, Entry, Fact, number_of
 
 Query = list[Any]
 Line = tuple[str, int]  # a document's id, a line's number
+LANDS = ("Country", "Nation", "Nationality")  # headings of columns that tell whose country it is
 FIELDS = ("year", "cast", "genres")
 FACTS = dict.fromkeys((*FIELDS, "director", "born", "with", "attr", "cell"), 1) | {"other": 2}  # that it must find
 
@@ -153,14 +154,14 @@ def figure(value: str) -> float | None:
 
 
 class Drawer:
-    """Queries that a collection may answer: shape first, then names."""
+    """Queries that a collection may answer: shape first, then names of `entries`, those of the collection or some."""
 
-    def __init__(self, collection: Collection, rng: random.Random) -> None:
+    def __init__(self, entries: Sequence[Entry], rng: random.Random) -> None:
         self.rng = rng
-        self.films = [e for e in collection.all if e.kind == "film"]
-        self.people = [e for e in collection.all if e.kind == "person"]
-        self.countries = [e for e in collection.all if e.kind == "country"]
-        self.pages = [e for e in collection.all if e.cells]
+        self.films = [e for e in entries if e.kind == "film"]
+        self.people = [e for e in entries if e.kind == "person"]
+        self.countries = [e for e in entries if e.kind == "country"]
+        self.pages = [e for e in entries if e.cells]
         self.named = {e.name for e in self.countries}
         self.born = {e.name for e in self.people}
         self.by: dict[str, int] = {}
@@ -195,11 +196,17 @@ class Drawer:
         return [f for f in self.films if (d := f.facts.get("director")) and self.by[d.value] == 2]
 
     def field(self, film: Query) -> Query:
-        return [self.rng.choice(FIELDS), film]
+        """Not the cast of a film that is found by its cast."""
+        return [self.rng.choice([f for f in FIELDS if f != "cast" or film[0] != "with"]), film]
 
     def cell(self, country: bool = False) -> Query:
-        page = self.pick([p for p in self.pages if not country or any(f.value in self.named for f in p.cells.values())])
-        keys = [key for key, fact in page.cells.items() if not country or fact.value in self.named]
+        """`country`: one that names a country of which there is a page."""
+        fit = {
+            page.name: [k for k, f in page.cells.items() if not country or (k[1] in LANDS and f.value in self.named)]
+            for page in self.pages
+        }
+        page = self.pick([p for p in self.pages if fit[p.name]])
+        keys = fit[page.name]
         return ["cell", page.name, *self.rng.choice(keys)]
 
     def country(self) -> Query:

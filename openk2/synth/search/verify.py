@@ -13,7 +13,7 @@ from typing import Any
 
 from openk2.sandbox.worker import execute
 from openk2.synth.search.collection import Collection
-from openk2.synth.search.questions import Gold, NoAnswer, Query, Solver, hops
+from openk2.synth.search.questions import NoAnswer, Query, Solver, hops
 from openk2.synth.trajectory import PAGE_CHARS, Record
 from openk2.tools.base import ToolError
 from openk2.tools.calculator import calculator
@@ -21,6 +21,7 @@ from openk2.tools.search import search_tools
 
 MARK = re.compile(r"\[([^\[\]\s]+):(\d+)\]")
 NOT_THERE = "I could not find"
+COMPUTED = ("between", "earlier", "more")
 
 
 def problems(record: Record, collection: Collection) -> list[str]:
@@ -67,42 +68,38 @@ def _answer(record: Record, collection: Collection, shown: str) -> list[str]:
     out = [f"[{id}:{line}] was never shown" for id, line in marks if f"[{id}:{line}]" not in shown]
     if hops(query) != proof["hops"]:
         out.append("the hops are others")
+    if [f"{id}:{line}" for id, line in marks] != proof["cites"]:
+        out.append("the answer cites other lines than the proof")
     if any(id in collection.away for id, _ in gold.lines):
         if proof["gold"] is not None or NOT_THERE not in said:
             out.append("an answer is given that the documents do not have")
-    elif proof["gold"] != gold.value or gold.value not in said or NOT_THERE in said:
-        out.append(f"the answer is {gold.value}")
-    elif missing := [line for line in gold.lines if line not in marks]:
-        out.append(f"the line {missing[0]} is not cited")
-    out += _held(query, gold, collection)
-    for sentence in re.split(r"(?<=\])\. ?", said):  # what is said of a line stands in it
-        out += _told(sentence, collection)
+        said = said.partition("What I found: ")[2]
+    else:
+        if proof["gold"] != gold.value or gold.value not in said or NOT_THERE in said:
+            out.append(f"the answer is {gold.value}")
+        out += [f"{id} is not cited" for id, _ in gold.lines if id not in {id for id, _ in marks}]
+        if query[0] not in COMPUTED and marks and gold.value not in _line(collection, *marks[-1]):
+            out.append(f"the line {marks[-1]} does not hold the answer")
+        said = re.sub(rf"^{re.escape(gold.value)}(?: years)?: ", "", said)
+    for sentence in filter(None, re.split(r"(?<=\])\.(?: |$)", said)):  # what is said of a line stands in it
+        claim = next((m for form in _TOLD if (m := form.search(sentence))), None)
+        place = MARK.findall(sentence)
+        if claim is None or not place:
+            out.append(f"nothing proves: {sentence}")
+        else:
+            text = _line(collection, place[-1][0], int(place[-1][1]))
+            out += [f"{place[-1]} does not say {part}" for part in claim.groups() if part not in text]
     return out
 
 
-def _held(query: Query, gold: Gold, collection: Collection) -> list[str]:
-    """The last line holds the value, unless it was computed."""
-    if query[0] in ("between", "earlier", "more") or gold.lines[-1][0] in collection.away:
-        return []
-    id, line = gold.lines[-1]
+_TOLD = tuple(re.compile(form, re.I) for form in (  # the forms of a sentence, and what must stand in the cited line
+    r" was born on (.+?) \[", r" is from (\d{4}) \[", r"^the cast of .+? is (.+) \[", r"^the genres? of .+?: (.+) \[",
+    r"^(.+?) (?:also )?directed .+ \[", r"^(.+?) and (.+?) play in .+ \[", r"^under .+?, (.+?) has (.+) \[\S+ \[",
+    r"^the .+? of .+ is (-?\$?\d[\d.,]*%?|.+) ?.* \[",
+))  # fmt: skip
+
+
+def _line(collection: Collection, id: str, line: int) -> str:
+    """The text that is cited; nothing where there is none."""
     document = collection.index.document(id)
-    return [] if document and gold.value in document.lines[line - 1] else [f"[{id}:{line}] does not hold the answer"]
-
-
-_TOLD = (  # a sentence's form: what must stand in the cited line
-    re.compile(r"was born on (.+?) \["), re.compile(r" is from (\d{4}) \["), re.compile(r"the cast of .+? is (.+?) \[", re.I),
-    re.compile(r"(?:^|: )([^:]+?) (?:also )?directed .+ \["), re.compile(r"the genres? of .+? (?:is|are) (.+?) \[", re.I),
-)  # fmt: skip
-
-
-def _told(sentence: str, collection: Collection) -> list[str]:
-    marks = MARK.findall(sentence)
-    if not marks:
-        return []
-    id, line = marks[-1]
-    document = collection.index.document(id)
-    if document is None or not 0 < int(line) <= len(document.lines):
-        return [f"there is no line [{id}:{line}]"]
-    text = document.lines[int(line) - 1]
-    claims = [m[1] for form in _TOLD if (m := form.search(sentence))]
-    return [f"[{id}:{line}] does not say {claim}" for claim in claims if claim not in text]
+    return document.lines[line - 1] if document and 0 < line <= len(document.lines) else ""

@@ -13,14 +13,17 @@ from collections.abc import Sequence
 
 from openk2.synth.search.facts import Entry
 from openk2.synth.search.questions import Gold, Line, Query, Solver, figure
+from openk2.synth.search.wordings import ATTRIBUTE
 from openk2.synth.trajectory import Record, Trajectory
-from openk2.tools.index import Hit
 
 _SHOWN = re.compile(r"^\[([^\]\s]+):(\d+)\] (.*)$", re.MULTILINE)
-_VAGUE = 0.15  # chance that the first query is too short
+_VAGUE = 0.25  # chance that the first query is too short
 _DETOUR = 0.4  # chance to open the first hit where the line is not among the hits
 _QUERIES = 3  # made for one line before giving up
 _FIND = {"year": "Year:", "cast": "Cast:", "genres": "Genres:", "director": "directed by", "born": "born"}
+_ALSO = {  # how another line of the document may say the same; {} is the value
+    "year": r"\bis an? {}\b", "director": "directed by {}", "with": r"(?i)\b(?:stars?|starring|cast|featur\w+)\b",
+}  # fmt: skip
 
 
 class Lost(Exception):
@@ -41,6 +44,8 @@ class Walker:
         self.note = ""  # what the last call has shown: the next thought begins with it
         self.shown: dict[Line, str] = {}  # lines as they were seen
         self.said: list[str] = []  # what was found, each with its lines
+        self.cites: list[Line] = []
+        self.detours = 0  # calls that did not lead on
 
     def run(self, query: Query, gold: Gold) -> Record:
         """Raises Lost where the tools do not lead to the answer."""
@@ -49,9 +54,12 @@ class Walker:
         except Missing as missing:
             found = f" What I found: {_sentences(self.said)}" if self.said else ""
             self._close("The documents do not tell it.", f"I could not find {missing} in the documents.{found}")
-            return self.t.record("search-none", gold=None)
+            return self._record("search-none", None)
         self._close("That answers it.", answer)
-        return self.t.record("search", gold=gold.value)
+        return self._record("search", gold.value)
+
+    def _record(self, kind: str, gold: str | None) -> Record:
+        return self.t.record(kind, gold=gold, cites=[f"{id}:{line}" for id, line in self.cites], detours=self.detours)
 
     def _close(self, thought: str, answer: str) -> None:
         self.t.answer(f"{self.note} {thought}".strip(), answer)
@@ -88,107 +96,109 @@ class Walker:
     def resolve(self, query: Query) -> Gold:
         """Find what a query says. Raises Missing and Lost."""
         operation, *parts = query
-        match operation:
-            case "film" | "person" | "country" | "page":
-                return self.solver.solve(query)
-            case "with":
-                return self._with(query)
-            case "cell":
-                return self._cell(query)
-            case "other":
-                film = self.resolve(["director", parts[0]])
-                assert film.entry
-                return self._other(query, film.entry, film.value)
+        if operation in ("film", "person", "country"):
+            return self.solver.solve(query)
+        if operation == "with":
+            return self._with(query)
+        if operation == "cell":
+            return self._cell(query)
+        if operation == "other":
+            return self._other(query, self.resolve(["director", parts[0]]))
         self.resolve(parts[-1])
         gold = self.solver.solve(query)
         assert gold.entry
-        name, relation = gold.entry.name, parts[0] if operation == "attr" else operation
-        what = {
-            "born": f"the date of birth of {name}", "director": f"the director of {name}", "year": f"the year of {name}",
-            "cast": f"the cast of {name}", "genres": f"the genres of {name}",
-        }.get(relation, f"the {relation} of {name}")  # fmt: skip
-        queries = {
-            "born": [f"{name} born", f"{name} biography", name],
-            "director": [f"{name} directed by", f"{name} film directed", f"{name} is a film directed by"],
-            "year": [f"{name} year", f"Year: {name}", name],
-            "cast": [f"{name} cast", f"Cast: {name}", name],
-            "genres": [f"{name} genres", f"Genres: {name}", name],
-        }.get(relation, [f"the {relation} of {name}", f"{name} {relation}", relation])  # fmt: skip
-        self._find(what, gold, queries, relation)
-        mark = _mark(gold.lines[-1])
+        name, value = gold.entry.name, gold.value
+        relation = parts[0] if operation == "attr" else operation
+        noun = "date of birth" if relation == "born" else relation
+        line = self._find(f"the {noun} of {name}", gold, _queries(name, relation), relation)
+        if operation == "attr" and not value.endswith(ATTRIBUTE[relation].unit):
+            value += ATTRIBUTE[relation].unit
         told = {
-            "born": f"{name} was born on {gold.value}", "director": f"{gold.value} directed {name}",
-            "year": f"{name} is from {gold.value}", "cast": f"the cast of {name} is {gold.value}",
-            "genres": f"the genres of {name} are {gold.value}",
-        }.get(relation, f"the {relation} of {name} is {gold.value}")  # fmt: skip
-        if relation == "genres" and ", " not in gold.value:
-            told = f"the genre of {name} is {gold.value}"
-        self._say(f"{told} {mark}")
+            "born": f"{name} was born on {value}", "director": f"{value} directed {name}",
+            "year": f"{name} is from {value}", "cast": f"the cast of {name} is {value}",
+            "genres": f"the genre{'s' * (', ' in value)} of {name}: {value}",
+        }  # fmt: skip
+        self._say(told.get(relation, f"the {relation} of {name} is {value}"), line)
         return gold
 
     def _with(self, query: Query) -> Gold:
         _, a, b = query
         gold = self.solver.solve(query)
         queries = [f"cast {a} {b}", f"film starring {a} and {b}", f"{a} {b}"]
-        self._find(f"a film with {a} and {b}", gold, queries, "cast", needles=(a, b))
-        self._say(f"{a} and {b} are in the cast of {gold.value} {_mark(gold.lines[-1])}")
+        line = self._find(f"a film with {a} and {b}", gold, queries, "with", (a, b))
+        self._say(f"{a} and {b} play in {gold.value}", line)
         return gold
 
-    def _other(self, query: Query, film: Entry, director: str) -> Gold:
-        gold = self.solver.solve(query)
+    def _other(self, query: Query, film: Gold) -> Gold:
+        """The other film of a director who is known by now: `film` holds the first one."""
+        gold, director = self.solver.solve(query), film.value
+        assert film.entry
         queries = [f"film directed by {director}", f"directed by {director}", director]
-        self._find(f"another film directed by {director} than {film.name}", gold, queries, "director", (director,))
-        self._say(f"{director} also directed {gold.value} {_mark(gold.lines[-1])}")
+        what = f"another film directed by {director} than {film.entry.name}"
+        line = self._find(what, gold, queries, "director", (director,))
+        self._say(f"{director} also directed {gold.value}", line)
         return gold
 
     def _cell(self, query: Query) -> Gold:
         _, page, row, column = query
         gold = self.solver.solve(query)
         head, line = gold.lines
-        row_gold = Gold(gold.value, None, (line,))
-        self._find(f"{row} in {page}", row_gold, [f"{row} {page}", f"{page}: {row}", row], "", (row, gold.value))
-        if head not in self.shown or column not in self.shown[head]:
+        self._find(f"{row} in {page}", gold, [f"{row} {page}", f"{page}: {row}", row], "", (row, gold.value))
+        if column not in self.shown.get(head, ""):
             thought = f"The row of {row} is {_mark(line)}. I look at the headings of its columns."
             self._see(self.t.call(thought, "find", id=head[0], pattern=column))
             if column not in self.shown.get(head, ""):
                 raise Lost("no headings")
-        self._say(f"under {column}, {row} has {gold.value} {_mark(head)} {_mark(line)}")
+        self._say(f"under {column}, {row} has {gold.value}", head, line)
         return gold
 
     # ---- one line
 
-    def _find(self, what: str, gold: Gold, queries: Sequence[str], relation: str, needles: Sequence[str] = ()) -> None:
-        """Get the gold line shown, with the value in it. Raises Missing where its document is absent, else Lost."""
+    def _find(
+        self, what: str, gold: Gold, queries: list[str], relation: str, needles: Sequence[str] = ()
+    ) -> Line:
+        """Get a line shown that gives what is wanted, and return it.
+
+        Raises Missing where its document is absent, Lost where it is there and was not found.
+        """
         line = gold.lines[-1]
         needles = needles or (gold.value,)
         absent = line[0] in self.collection.away
-        if self._have(line, needles):
-            return
-        if not absent and relation and any(id == line[0] for id, _ in self.shown) and self.rng.random() < 0.6:
-            if self._look_inside(what, line, needles, relation):
-                return
-        queries = list(queries)
+
+        def found() -> Line | None:
+            return self._have(line, needles, relation)
+
+        if place := found():
+            return place
+        if relation in _FIND and self.rng.random() < 0.6 and any(id == line[0] for id, _ in self.shown):
+            self._look_inside(what, line, relation)
+            if place := found():
+                return place
+            self.detours += 1
+            self.note = f"“{_FIND[relation]}” does not show it."
         if self.rng.random() < _VAGUE:
-            queries.insert(0, _vague(self.rng, queries[0]))
+            queries = [*_vague(self.rng, queries[0]), *queries]
         opening, opened = f"{self.note} I need {what}.".strip(), False
         for query in queries[: 2 if absent else _QUERIES]:
             hits = self.t.search(opening, query)
             self._see(self.t.messages[-1].content)
-            if self._have(line, needles):
-                return
-            own = next((h for h in hits if (h.id, h.line) == line), None)
-            if own is not None:
+            if place := found():
+                return place
+            if any((h.id, h.line) == line for h in hits):
                 thought = f"The line {_mark(line)} is cut. I open it."
-                self._see(self.t.call(thought, "open", id=own.id, line=own.line))
-                if self._have(line, needles):
-                    return
+                self._see(self.t.call(thought, "open", id=line[0], line=line[1]))
+                if place := found():
+                    return place
                 raise Lost("the line is too long")
+            self.detours += 1
             opening = f"No line here gives {what}. I search with other words."
             if hits and not opened and self.rng.random() < _DETOUR:
                 opened = True
-                opening = self._open(hits, line, what)
-                if self._have(line, needles):
-                    return
+                hit = next((h for h in hits if h.id == line[0]), hits[0])
+                self._see(self.t.call(f"I look whether {hit.title} has it.", "open", id=hit.id, line=hit.line))
+                if place := found():
+                    return place
+                opening = f"These lines of {hit.title} do not give {what}. I search with other words."
         if not absent or self._told_elsewhere(gold):
             raise Lost(what)
         self.note = f"No line gives {what}."
@@ -200,19 +210,10 @@ class Walker:
         texts = self.collection.mentioning(name, gold.value)
         return any(e.id not in self.collection.away for e in texts)
 
-    def _look_inside(self, what: str, line: Line, needles: Sequence[str], relation: str) -> bool:
+    def _look_inside(self, what: str, line: Line, relation: str) -> None:
         """`find` in a document that was seen already."""
-        pattern = _FIND.get(relation, relation)
-        opening = f"{self.note} I look for {what} in {line[0]}.".strip()
-        self._see(self.t.call(opening, "find", id=line[0], pattern=pattern))
-        self.note = "" if self._have(line, needles) else f"“{pattern}” does not show it."
-        return self._have(line, needles)
-
-    def _open(self, hits: list[Hit], line: Line, what: str) -> str:
-        """Open the first hit, which does not have the line; returns the thought after it."""
-        hit = next((h for h in hits if h.id == line[0]), hits[0])
-        self._see(self.t.call(f"I look whether {hit.title} has it.", "open", id=hit.id, line=hit.line))
-        return f"These lines of {hit.title} do not give {what}. I search with other words."
+        thought = f"{self.note} I look for {what} in {line[0]}.".strip()
+        self._see(self.t.call(thought, "find", id=line[0], pattern=_FIND[relation]))
 
     def _see(self, text: str) -> None:
         for id, number, words in _SHOWN.findall(text):
@@ -220,12 +221,32 @@ class Walker:
             if len(words) >= len(self.shown.get(key, "")):
                 self.shown[key] = words
 
-    def _have(self, line: Line, needles: Sequence[str]) -> bool:
-        return all(needle in self.shown.get(line, "") for needle in needles)
+    def _have(self, line: Line, needles: Sequence[str], relation: str) -> Line | None:
+        """The line, if it was seen with the value in it; or another of its document that says the same."""
+        if all(needle in self.shown.get(line, "") for needle in needles):
+            return line
+        if relation in _ALSO:
+            form = re.compile(_ALSO[relation].format(re.escape(needles[0])))
+            for place, text in self.shown.items():
+                if place[0] == line[0] and form.search(text) and all(needle in text for needle in needles):
+                    return place
+        return None
 
-    def _say(self, text: str) -> None:
-        self.said.append(text)
-        self.note = _sentences([text])
+    def _say(self, text: str, *lines: Line) -> None:
+        self.said.append(f"{text} {' '.join(map(_mark, lines))}")
+        self.cites += lines
+        self.note = _sentences(self.said[-1:])
+
+
+def _queries(name: str, relation: str) -> list[str]:
+    """Searches for a fact of something, the best first."""
+    return {
+        "born": [f"{name} born", f"{name} biography", name],
+        "director": [f"{name} directed by", f"{name} film directed", f"{name} is a film directed by"],
+        "year": [f"{name} year", f"Year: {name}", name],
+        "cast": [f"{name} cast", f"Cast: {name}", name],
+        "genres": [f"{name} genres", f"Genres: {name}", name],
+    }.get(relation, [f"the {relation} of {name}", f"{name} {relation}", relation])
 
 
 def _mark(line: Line) -> str:
@@ -244,8 +265,10 @@ def _sentences(parts: Sequence[str]) -> str:
     return " ".join(f"{p[:1].upper()}{p[1:]}." for p in parts)
 
 
-def _vague(rng: random.Random, query: str) -> str:
-    """A word or two of a query: what one types in haste."""
-    words = query.split()
-    start = rng.randrange(len(words))
-    return " ".join(words[start : start + rng.randint(1, 2)]).strip(":,")
+def _vague(rng: random.Random, query: str) -> list[str]:
+    """A word or two of a query, what one types in haste; none where there is nothing to leave out."""
+    told = [word.strip(":,") for word in query.split() if len(word) > 3]
+    if len(told) < 2:
+        return []
+    start = rng.randrange(len(told))
+    return [" ".join(told[start : start + rng.randint(1, 2)])]

@@ -57,7 +57,7 @@ WHOLE = {
         "What do my documents give as the {n} of {0}?",
     ),
     "cell": (
-        "What is {0}?", "Find {0}.", "Tell me {0}.", "I need {0}.", "Look up {0}.",
+        "Find {0}.", "Tell me {0}.", "I need {0}.", "Look up {0}.", "Can you find {0}?", "Show me {0}.",
     ),
     "between year": (
         "How many years lie between {0} and {1}?", "How many years apart are {0} and {1}?",
@@ -74,7 +74,10 @@ WHOLE = {
         "Which has the {n}: {0} or {1}?", "Which of the two has the {n}, {0} or {1}?", "Has {0} or {1} the {n}?",
     ),
 }  # fmt: skip
-COUNTRY_OF = ("the country that stands as {0}", "the country given as {0}")
+COUNTRY_OF = (
+    "the country of {} in “{}”", "the country that “{p}” gives for {}", "the country listed for {} in “{}”",
+    "the country behind {} in the table of “{}”",
+)
 
 
 def ask(query: Query, rng: random.Random) -> tuple[str, list[str]]:
@@ -101,28 +104,26 @@ class _Speaker:
         frame = self.rng.choice(WHOLE[operation])
         if operation == "attr" and sides[0][0] == "country" and self.rng.random() < 0.5:
             frame = self.rng.choice(ATTRIBUTE[parts[0]].frames).replace("{c}", "{0}")
-        inner = [self.noun(side, self._country(side, operation)) for side in sides]
+        inner = [self.noun(side, land=operation in ("attr", "more")) for side in sides]
         text = frame.replace("{n}", noun)
         for place, (words, _) in enumerate(inner):
             text = text.replace(f"{{{place}}}", words)
         return text[:1].upper() + text[1:], [name for _, names in inner for name in names]
 
-    def _country(self, side: Query, operation: str) -> str:
-        return self.rng.choice(COUNTRY_OF) if side[0] == "cell" and operation in ("attr", "more") else "{0}"
-
-    def noun(self, query: Query, around: str = "{0}") -> tuple[str, list[str]]:
+    def noun(self, query: Query, land: bool = False) -> tuple[str, list[str]]:
+        """`land`: a cell is meant as the country that it names."""
         operation, *parts = query
         if operation == "film":
             return self.title, [parts[0]]
         if operation in ("person", "country"):
             return "{}", [parts[0]]
-        words = self.rng.choice(NOUNS[operation])
+        words = self.rng.choice(COUNTRY_OF if land and operation == "cell" else NOUNS[operation])
         if operation == "with":
             return words, parts
         if operation == "cell":
             page, row, column = parts
             turned = "{p}" in words
             words = words.replace("{c}", column if column.isupper() else column.lower()).replace("{p}", "{}")
-            return around.replace("{0}", words), [page, row] if turned else [row, page]
+            return words, [page, row] if turned else [row, page]
         inner, names = self.noun(parts[-1])
         return words.replace("{0}", inner), names
