@@ -122,7 +122,9 @@ class Library:
             if near is not None:
                 taken.setdefault(near.id, near)
         askable = [e for e in hearts if e.facts]
-        gone = rng.sample(askable, min(len(askable) - 1, max(1, round(_ABSENT * len(core))))) if len(askable) > 1 else []
+        gone = (
+            rng.sample(askable, min(len(askable) - 1, max(1, round(_ABSENT * len(core))))) if len(askable) > 1 else []
+        )
         away = {e.id for e in gone}
         kept = [e for e in taken.values() if e.id not in away]
         rng.shuffle(kept)

@@ -148,7 +148,7 @@ def _value(attribute: Attribute, text: str) -> str:
         match = re.match(r"-?\$?\d[\d,]*(?:\.\d+)?(?:%| (?:million|billion|trillion))?", text)
         return match[0] if match else ""
     value = re.split(r"[;(]", text)[0].strip()
-    return value if 2 < len(value) <= 70 and "note" not in value else ""
+    return value if 2 < len(value) <= 70 and "note" not in value and not re.search("[,%]", value) else ""
 
 
 def number_of(value: str) -> float | None:

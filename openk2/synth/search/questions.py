@@ -37,7 +37,11 @@ class Gold:
 
 def hops(query: Query) -> int:
     """Facts to be found."""
-    return FACTS.get(query[0], 0) + (2 if query[0] == "more" else 0) + sum(hops(part) for part in query if isinstance(part, list))
+    return (
+        FACTS.get(query[0], 0)
+        + (2 if query[0] == "more" else 0)
+        + sum(hops(part) for part in query if isinstance(part, list))
+    )
 
 
 def structure(query: Query) -> str:

@@ -15,6 +15,7 @@ from openk2.synth.search.facts import Entry
 from openk2.synth.search.questions import Gold, Line, Query, Solver, figure
 from openk2.synth.search.wordings import ATTRIBUTE
 from openk2.synth.trajectory import Record, Trajectory
+from openk2.tools.index import STOP_WORDS, Hit, words
 
 _SHOWN = re.compile(r"^\[([^\]\s]+):(\d+)\] (.*)$", re.MULTILINE)
 _VAGUE = 0.25  # chance that the first query is too short
@@ -46,6 +47,7 @@ class Walker:
         self.said: list[str] = []  # what was found, each with its lines
         self.cites: list[Line] = []
         self.detours = 0  # calls that did not lead on
+        self._noted = 0  # calls made when the note was written
 
     def run(self, query: Query, gold: Gold) -> Record:
         """Raises Lost where the tools do not lead to the answer."""
@@ -154,9 +156,7 @@ class Walker:
 
     # ---- one line
 
-    def _find(
-        self, what: str, gold: Gold, queries: list[str], relation: str, needles: Sequence[str] = ()
-    ) -> Line:
+    def _find(self, what: str, gold: Gold, queries: list[str], relation: str, needles: Sequence[str] = ()) -> Line:
         """Get a line shown that gives what is wanted, and return it.
 
         Raises Missing where its document is absent, Lost where it is there and was not found.
@@ -192,9 +192,9 @@ class Walker:
                 raise Lost("the line is too long")
             self.detours += 1
             opening = f"No line here gives {what}. I search with other words."
-            if hits and not opened and self.rng.random() < _DETOUR:
+            hit = next((h for h in hits if _may_have(h, gold, needles)), None)
+            if hit and not opened and self.rng.random() < _DETOUR:
                 opened = True
-                hit = next((h for h in hits if h.id == line[0]), hits[0])
                 self._see(self.t.call(f"I look whether {hit.title} has it.", "open", id=hit.id, line=hit.line))
                 if place := found():
                     return place
@@ -216,10 +216,10 @@ class Walker:
         self._see(self.t.call(thought, "find", id=line[0], pattern=_FIND[relation]))
 
     def _see(self, text: str) -> None:
-        for id, number, words in _SHOWN.findall(text):
+        for id, number, line in _SHOWN.findall(text):
             key = (id, int(number))
-            if len(words) >= len(self.shown.get(key, "")):
-                self.shown[key] = words
+            if len(line) >= len(self.shown.get(key, "")):
+                self.shown[key] = line
 
     def _have(self, line: Line, needles: Sequence[str], relation: str) -> Line | None:
         """The line, if it was seen with the value in it; or another of its document that says the same."""
@@ -235,7 +235,16 @@ class Walker:
     def _say(self, text: str, *lines: Line) -> None:
         self.said.append(f"{text} {' '.join(map(_mark, lines))}")
         self.cites += lines
-        self.note = _sentences(self.said[-1:])
+        new = _sentences(self.said[-1:])
+        self.note = f"{self.note} {new}" if self.t.calls == self._noted else new  # one result may give two lines
+        self._noted = self.t.calls
+
+
+def _may_have(hit: Hit, gold: Gold, needles: Sequence[str]) -> bool:
+    """Whether one could think that the rest of this document has it: a title alike, or half of what is wanted."""
+    name = gold.entry.name if gold.entry else ""
+    alike = set(words(hit.title)) & set(words(name)) - STOP_WORDS
+    return bool(alike) or any(needle in hit.text for needle in needles)
 
 
 def _queries(name: str, relation: str) -> list[str]:

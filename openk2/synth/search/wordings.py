@@ -23,8 +23,8 @@ NOUNS = {
         "the director of {0}", "the person who directed {0}", "whoever directed {0}", "the one who directed {0}",
     ),
     "other": (
-        "the other film by the director of {0}", "the other film that the director of {0} made",
-        "the other film directed by whoever directed {0}", "the other film in my files by the director of {0}",
+        "the other film here by the director of {0}", "the other film that my files have by the director of {0}",
+        "the other film in these documents by whoever directed {0}", "the other film in my files by the director of {0}",
     ),
     "cell": (
         "the {c} given for {} in “{}”", "the {c} of {} in the table of “{}”", "the {c} listed for {} in “{}”",
@@ -71,11 +71,13 @@ WHOLE = {
         "Who was born first, {0} or {1}?", "Who is older: {0} or {1}?", "Who has the earlier date of birth, {0} or {1}?",
     ),
     "more": (
-        "Which has the {n}: {0} or {1}?", "Which of the two has the {n}, {0} or {1}?", "Has {0} or {1} the {n}?",
+        "Which has the {n}: {0} or {1}?", "Which of the two has the {n}, {0} or {1}?", "Does {0} or {1} have the {n}?",
     ),
 }  # fmt: skip
 COUNTRY_OF = (
-    "the country of {} in “{}”", "the country that “{p}” gives for {}", "the country listed for {} in “{}”",
+    "the country of {} in “{}”",
+    "the country that “{p}” gives for {}",
+    "the country listed for {} in “{}”",
     "the country behind {} in the table of “{}”",
 )
 
