@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from openk2.cli import synth_tools
+from openk2.cli import synth_search, synth_tools
 
 source_files = click.option(
     "--data", type=click.Path(path_type=Path, exists=True, file_okay=False), required=True, envvar="OPENK2_DATA",
@@ -19,7 +19,7 @@ def command() -> None:
     """Make and check training data."""
 
 
-for made in synth_tools.COMMANDS:
+for made in (*synth_tools.COMMANDS, synth_search.search):
     command.add_command(made)
 
 
