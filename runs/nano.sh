@@ -27,6 +27,12 @@ k2 synth trajectories --data "$data" --tokenizer "$out/tokenizer" --out "$out/tr
 k2 synth copying --tokenizer "$out/tokenizer" --out "$out/copying3" --tokens 1600000 --seed 5 --few 0.4
 train --data "$out/trajectories3:1" --data "$out/copying3:0.22" --init "$out/stage2" --out "$out/stage3" --tokens 21.3M --batch 8192 --lr 4e-3 --warmup 0.02 --decay 0.6 --qat-fraction 0.4
 
-k2 model export "$out/stage3" "$out/model" --tokenizer "$out/tokenizer" --profile openk2/weights/nano/openk2.json
-k2 train report "$out/stage1" "$out/stage2" "$out/stage3" --out "$out/report.html"
+# 4. Once more at a lower rate, all of it through INT4, a third of the examples as newcomers ask (twenty minutes).
+k2 synth trajectories --data "$data" --tokenizer "$out/tokenizer" --out "$out/trajectories4" --count 20000 --seed 20
+k2 synth trajectories --data "$data" --tokenizer "$out/tokenizer" --out "$out/first4" --count 12000 --seed 22 --kinds sum,short,casual
+k2 synth copying --tokenizer "$out/tokenizer" --out "$out/copying4" --tokens 1200000 --seed 6 --few 0.4
+train --data "$out/trajectories4:1" --data "$out/first4:0.6" --data "$out/copying4:0.2" --init "$out/stage3" --out "$out/stage4" --tokens 7M --batch 8192 --lr 1.5e-3 --warmup 0.04 --decay 0.7 --qat-fraction 1
+
+k2 model export "$out/stage4" "$out/model" --tokenizer "$out/tokenizer" --profile openk2/weights/nano/openk2.json
+k2 train report "$out/stage1" "$out/stage2" "$out/stage3" "$out/stage4" --out "$out/report.html"
 k2 eval all --model "$out/model" --data "$data" --out "$out/eval"

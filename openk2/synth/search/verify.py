@@ -1,7 +1,7 @@
 """Is a search record true? Its collection is drawn again, every call executed again, the answer held against the lines.
 
-Refused, each with its reason: a result that is not what the tool gives; a document opened that nothing had shown; a gold
-value that the facts of the collection do not give; an answer that lacks it, or cites a line that does not hold what it
+Refused, each with its reason: a result that is not what the tool gives; a document opened that nothing had shown; a
+gold value that the facts of the collection do not give; an answer that lacks it, or cites a line that does not hold what it
 is cited for, or was never shown; a question without an answer that is answered, and the other way round.
 """
 

@@ -11,7 +11,6 @@ import random
 import re
 from collections.abc import Sequence
 
-from openk2.synth.search.facts import Entry
 from openk2.synth.search.questions import Gold, Line, Query, Solver, figure
 from openk2.synth.search.wordings import ATTRIBUTE
 from openk2.synth.trajectory import Record, Trajectory
