@@ -112,8 +112,13 @@ class Library:
         size = round(math.exp(rng.uniform(math.log(SIZE[0]), math.log(SIZE[1]))))
         core: dict[str, Entry] = {}
         kinds, weights = self._clusters()
-        while len(core) < 0.5 * size:
-            core |= {e.id: e for e in rng.choices(kinds, weights)[0](rng)}
+        lands = max(2, size // 12)  # a country's page is as long as thirty others
+        for _ in range(4 * size):
+            if len(core) >= 0.5 * size:
+                break
+            for entry in rng.choices(kinds, weights)[0](rng):
+                if entry.kind != "country" or sum(e.kind == "country" for e in core.values()) < lands:
+                    core[entry.id] = entry
         taken = dict(core)
         hearts, tries = list(core.values()), 0
         while len(taken) < size and tries < 20 * size:  # a small data folder may hold no more

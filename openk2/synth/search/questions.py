@@ -228,7 +228,8 @@ SHAPES: dict[int, tuple[Shape, ...]] = {
         lambda d: d.cell(),
     ),
     2: (
-        lambda d: d.field(d.pair()), lambda d: ["director", d.pair()], lambda d: ["born", ["director", d.title(d.of_known)]],
+        lambda d: d.field(d.pair()), lambda d: ["director", d.pair()],
+        lambda d: ["born", ["director", d.title(d.of_known)]],
         lambda d: ["attr", d.label(), d.cell(country=True)],
         lambda d: [d.rng.choice(("between", "earlier")), ["year", d.title()], ["year", d.title()]],
         lambda d: ["more", d.label(numeric=True), d.country(), d.country()],

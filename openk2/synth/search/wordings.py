@@ -24,7 +24,8 @@ NOUNS = {
     ),
     "other": (
         "the other film here by the director of {0}", "the other film that my files have by the director of {0}",
-        "the other film in these documents by whoever directed {0}", "the other film in my files by the director of {0}",
+        "the other film in these documents by whoever directed {0}",
+        "the other film in my files by the director of {0}",
     ),
     "cell": (
         "the {c} given for {} in “{}”", "the {c} of {} in the table of “{}”", "the {c} listed for {} in “{}”",
@@ -33,7 +34,8 @@ NOUNS = {
 }  # fmt: skip
 WHOLE = {
     "year": (
-        "When did {0} come out?", "Which year is {0} from?", "In which year was {0} released?", "From what year is {0}?",
+        "When did {0} come out?", "Which year is {0} from?", "In which year was {0} released?",
+        "From what year is {0}?",
         "What year do my files give for {0}?", "I need the year of {0}.", "Find the year of {0}.",
     ),
     "cast": (
@@ -64,11 +66,13 @@ WHOLE = {
         "What is the difference in years between {0} and {1}?", "By how many years do {0} and {1} differ?",
     ),
     "earlier year": (
-        "Which came out first, {0} or {1}?", "Which is older: {0} or {1}?", "Which of the two is the earlier film, {0} or {1}?",
+        "Which came out first, {0} or {1}?", "Which is older: {0} or {1}?",
+        "Which of the two is the earlier film, {0} or {1}?",
         "Was {0} or {1} released first?",
     ),
     "earlier born": (
-        "Who was born first, {0} or {1}?", "Who is older: {0} or {1}?", "Who has the earlier date of birth, {0} or {1}?",
+        "Who was born first, {0} or {1}?", "Who is older: {0} or {1}?",
+        "Who has the earlier date of birth, {0} or {1}?",
     ),
     "more": (
         "Which has the {n}: {0} or {1}?", "Which of the two has the {n}, {0} or {1}?", "Does {0} or {1} have the {n}?",
