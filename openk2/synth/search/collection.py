@@ -56,9 +56,9 @@ class Collection:
         return frozenset(e.id for e in self.absent)
 
     def mentioning(self, *names: str) -> list[Entry]:
-        """Those whose text has all the names, wherever and in whatever role."""
+        """Those whose text has all the names, wherever and in whatever role; a country's page tells of no film."""
         wanted = [n.casefold() for n in names]
-        return [e for e in self.all if all(n in e.text for n in wanted)]
+        return [e for e in self.all if e.kind != "country" and all(n in e.text for n in wanted)]
 
 
 class Library:
