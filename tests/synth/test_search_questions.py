@@ -151,7 +151,7 @@ def test_an_answer_where_there_is_none_is_refused(folder: str, made: list[dict[s
 
 @pytest.mark.parametrize("split", ["train", "entities", "wordings", "structures", "hops"])
 def test_what_is_held_out(folder: str, split: Split) -> None:
-    found = [r for r in records(Order(folder, USES, 9, split=split), 0)[0]]
+    found, _ = records(Order(folder, USES, 9, split=split), 0)
     assert found
     for record in found:
         query = record["proof"]["query"]
