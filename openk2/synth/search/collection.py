@@ -56,9 +56,9 @@ class Collection:
         return frozenset(e.id for e in self.absent)
 
     def mentioning(self, *names: str) -> list[Entry]:
-        """Those whose text has all the names, wherever and in whatever role."""
+        """Those whose text has all the names, wherever and in whatever role; a country's page tells of no film."""
         wanted = [n.casefold() for n in names]
-        return [e for e in self.all if all(n in e.text for n in wanted)]
+        return [e for e in self.all if e.kind != "country" and all(n in e.text for n in wanted)]
 
 
 class Library:
@@ -112,8 +112,13 @@ class Library:
         size = round(math.exp(rng.uniform(math.log(SIZE[0]), math.log(SIZE[1]))))
         core: dict[str, Entry] = {}
         kinds, weights = self._clusters()
-        while len(core) < 0.5 * size:
-            core |= {e.id: e for e in rng.choices(kinds, weights)[0](rng)}
+        lands = max(2, size // 12)  # a country's page is as long as thirty others
+        for _ in range(4 * size):
+            if len(core) >= 0.5 * size:
+                break
+            for entry in rng.choices(kinds, weights)[0](rng):
+                if entry.kind != "country" or sum(e.kind == "country" for e in core.values()) < lands:
+                    core[entry.id] = entry
         taken = dict(core)
         hearts, tries = list(core.values()), 0
         while len(taken) < size and tries < 20 * size:  # a small data folder may hold no more

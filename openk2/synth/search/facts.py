@@ -147,8 +147,8 @@ def _value(attribute: Attribute, text: str) -> str:
     if attribute.numeric:
         match = re.match(r"-?\$?\d[\d,]*(?:\.\d+)?(?:%| (?:million|billion|trillion))?", text)
         return match[0] if match else ""
-    value = re.split(r"[;(]", text)[0].strip()
-    return value if 2 < len(value) <= 70 and "note" not in value and not re.search("[,%]", value) else ""
+    value = text.split("(")[0].strip()
+    return value if 2 < len(value) <= 70 and not re.search("[,;%]|note", value) else ""  # not the first of a list
 
 
 def number_of(value: str) -> float | None:

@@ -38,7 +38,7 @@ SPLITS: tuple[Split, ...] = ("train", "entities", "wordings", "structures", "hop
 USES = 20  # questions asked of one collection
 HOPS = {1: 3.0, 2: 4.0, 3: 3.0}  # shares in training; four hops are held out
 WITHOUT = 0.12  # share of the questions that have no answer
-_TRIES = 150  # draws for one record
+_TRIES = 100  # draws for one record
 
 
 @dataclass(frozen=True)
@@ -80,13 +80,14 @@ def records(order: Order, group: int) -> tuple[list[Record], Counter[str]]:
     here = collection(order.data, order.split, f"{order.split}/{order.seed}/{group}")
     solver, seen, dropped = Solver(here), set[str](), Counter[str]()
     made: list[Record] = []
+    present, absent, both = (Drawer(entries) for entries in (here.entries, here.absent, here.all))
     for number in range(group * USES, min((group + 1) * USES, order.count)):
         rng = random.Random(f"openk2 search {order.split} {order.seed} {number}")
         without = rng.random() < WITHOUT
         wanted = 4 if order.split == "hops" else rng.choices(list(HOPS), list(HOPS.values()))[0]
         for _ in range(_TRIES):
-            pool = rng.choice((here.absent, here.all)) if without else here.entries
-            found = _draw(order, solver, Drawer(pool, rng), wanted, without)
+            drawer = rng.choice((absent, both)) if without else present
+            found = _draw(order, solver, drawer, rng, wanted, without)
             if isinstance(found, str):
                 dropped[found] += 1
                 continue
@@ -105,11 +106,11 @@ def _key(query: Query) -> str:
     return f"{query[0]}({', '.join(sorted(_key(p) if isinstance(p, list) else p for p in query[1:]))})"
 
 
-def _draw(order: Order, solver: Solver, drawer: Drawer, wanted: int, without: bool) -> Record | str:
+def _draw(order: Order, solver: Solver, drawer: Drawer, rng: random.Random, wanted: int, without: bool) -> Record | str:
     """A record of so many hops, or why there is none. `without`: one of a question that has no answer here."""
-    here, rng = solver.collection, drawer.rng
+    here = solver.collection
     try:
-        query = drawer.draw(wanted)
+        query = drawer.draw(wanted, rng)
         gold = solver.solve(query)
     except NoAnswer:
         return "not one answer"

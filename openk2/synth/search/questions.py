@@ -160,8 +160,8 @@ def figure(value: str) -> float | None:
 class Drawer:
     """Queries that a collection may answer: shape first, then names of `entries`, those of the collection or some."""
 
-    def __init__(self, entries: Sequence[Entry], rng: random.Random) -> None:
-        self.rng = rng
+    def __init__(self, entries: Sequence[Entry]) -> None:
+        self.rng = random.Random(0)  # of the draw under way
         self.films = [e for e in entries if e.kind == "film"]
         self.people = [e for e in entries if e.kind == "person"]
         self.countries = [e for e in entries if e.kind == "country"]
@@ -173,9 +173,10 @@ class Drawer:
             if director := film.facts.get("director"):
                 self.by[director.value] = self.by.get(director.value, 0) + 1
 
-    def draw(self, wanted: int) -> Query:
+    def draw(self, wanted: int, rng: random.Random) -> Query:
         """A query of so many hops, perhaps one without an answer. Raises NoAnswer where a collection has no such."""
-        return self.rng.choice(SHAPES[wanted])(self)
+        self.rng = rng
+        return rng.choice(SHAPES[wanted])(self)
 
     def pick(self, entries: list[Entry]) -> Entry:
         if not entries:

@@ -1,8 +1,9 @@
-"""Is a search record true? Its collection is drawn again, every call executed again, the answer held against the lines.
+"""Is a search record true? Its collection is drawn again, its calls are executed again, its answer held against lines.
 
 Refused, each with its reason: a result that is not what the tool gives; a document opened that nothing had shown; a
-gold value that the facts of the collection do not give; an answer that lacks it, or cites a line that does not hold what it
-is cited for, or was never shown; a question without an answer that is answered, and the other way round.
+gold value that the facts of the collection do not give, or that should have been computed and was not; an answer that
+lacks it, or cites a line that does not hold what it is cited for, or was never shown; a question without an answer that
+is answered, and the other way round.
 """
 
 from __future__ import annotations
@@ -80,6 +81,9 @@ def _answer(record: Record, collection: Collection, shown: str) -> list[str]:
         out += [f"{id} is not cited" for id, _ in gold.lines if id not in {id for id, _ in marks}]
         if query[0] not in COMPUTED and marks and gold.value not in _line(collection, *marks[-1]):
             out.append(f"the line {marks[-1]} does not hold the answer")
+        last = next((m["content"] for m in reversed(record["messages"]) if m["role"] == "tool"), "")
+        if query[0] in COMPUTED and last.strip() != gold.value:
+            out.append("the answer was not computed")
         said = re.sub(rf"^{re.escape(gold.value)}(?: years)?: ", "", said)
     for sentence in filter(None, re.split(r"(?<=\])\.(?: |$)", said)):  # what is said of a line stands in it
         claim = next((m for form in _TOLD if (m := form.search(sentence))), None)
@@ -95,7 +99,7 @@ def _answer(record: Record, collection: Collection, shown: str) -> list[str]:
 _TOLD = tuple(re.compile(form, re.I) for form in (  # the forms of a sentence, and what must stand in the cited line
     r" was born on (.+?) \[", r" is from (\d{4}) \[", r"^the cast of .+? is (.+) \[", r"^the genres? of .+?: (.+) \[",
     r"^(.+?) (?:also )?directed .+ \[", r"^(.+?) and (.+?) play in .+ \[", r"^under .+?, (.+?) has (.+) \[\S+ \[",
-    r"^the .+? of .+ is (-?\$?\d[\d.,]*%?|.+) ?.* \[",
+    r"^the .+? of .+?: (\S+)",
 ))  # fmt: skip
 
 

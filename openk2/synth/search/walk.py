@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from openk2.synth.search.questions import Gold, Line, Query, Solver, figure
 from openk2.synth.search.wordings import ATTRIBUTE
 from openk2.synth.trajectory import Record, Trajectory
+from openk2.tools.formats import HIT_WIDTH
 from openk2.tools.index import STOP_WORDS, Hit, words
 
 _SHOWN = re.compile(r"^\[([^\]\s]+):(\d+)\] (.*)$", re.MULTILINE)
@@ -112,14 +113,14 @@ class Walker:
         relation = parts[0] if operation == "attr" else operation
         noun = "date of birth" if relation == "born" else relation
         line = self._find(f"the {noun} of {name}", gold, _queries(name, relation), relation)
-        if operation == "attr" and not value.endswith(ATTRIBUTE[relation].unit):
-            value += ATTRIBUTE[relation].unit
+        if operation == "attr" and (unit := ATTRIBUTE[relation].unit).strip() not in f"{relation} {value}":
+            value += unit
         told = {
             "born": f"{name} was born on {value}", "director": f"{value} directed {name}",
             "year": f"{name} is from {value}", "cast": f"the cast of {name} is {value}",
             "genres": f"the genre{'s' * (', ' in value)} of {name}: {value}",
         }  # fmt: skip
-        self._say(told.get(relation, f"the {relation} of {name} is {value}"), line)
+        self._say(told.get(relation, f"the {relation} of {name}: {value}"), line)
         return gold
 
     def _with(self, query: Query) -> Gold:
@@ -192,7 +193,11 @@ class Walker:
             self.detours += 1
             opening = f"No line here gives {what}. I search with other words."
             hit = next((h for h in hits if _may_have(h, gold, needles)), None)
-            if hit and not opened and self.rng.random() < _DETOUR:
+            cut = next(
+                (h for h in hits if relation == "with" and len(h.text) > HIT_WIDTH and h.text.startswith("Cast")), None
+            )
+            hit = cut or hit
+            if hit and not opened and (cut or self.rng.random() < _DETOUR):
                 opened = True
                 self._see(self.t.call(f"I look whether {hit.title} has it.", "open", id=hit.id, line=hit.line))
                 if place := found():
