@@ -20,8 +20,8 @@ __all__ = ["Layout", "estimate", "expected_loss", "flops_per_token", "memory", "
 # B200) to 17% (prime-rl's baselines, eight H200), 20 to 25% when tuned; Megatron-Bridge 26.02 20 to 25% (H100);
 # DeepSeek-V3's own run 39% (2.664M hours for 14.8T tokens). What a first run may hope for, between two ends:
 MFU_LOW, MFU, MFU_HIGH = 0.15, 0.20, 0.35
-MFU_CPU = 0.35  # this project's loop on two cores (docs/bench.md)
-_LOSS_CHUNK = 1024  # rows of logits held at once, as in model/transformer.py
+MFU_CPU = 0.33  # this project's loop on two cores (docs/bench.md)
+_LOSS_CHUNK = 256  # rows of logits held at once, as in model/transformer.py
 
 
 def flops_per_token(config: ModelConfig, context: float, own: float = 1.0) -> float:
