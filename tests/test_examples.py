@@ -18,7 +18,7 @@ SAYS = {
     "structured_answer": ["Peru: Lima, 2,414 km"],
     "stream_events": ["→ search", "steps"],
     "heavy_mode": ["paths/3 begins", "path 1 ended", "gave this answer", "It is Ghana: 148.1"],
-    "replay_and_fork": ["6 of 6 events are the same", "differs in its content", "204,744"],
+    "replay_and_fork": ["6 of 6 events are the same", "differs in its content", "56,095"],
 }
 LONGEST = 60  # lines
 
