@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from typing import TYPE_CHECKING, Any
 
+from openk2.synth.world.claims import Absorbs, Removes
 from openk2.synth.world.spec import Tool
 from openk2.synth.world.state import State
 from openk2.synth.world.texts import PEOPLE, text
@@ -36,13 +37,18 @@ def populate(world: World, rng: random.Random) -> None:
             state.insert(entity.name, values)
     state.commit(undoable=False)
     users = list(state.tables["user"])
-    changing = [tool for tool in world.spec.tools if not tool.reads]
+    changing = [tool for tool in world.spec.tools if not tool.reads and not _ends_users(tool)]
     for _ in range(_PAST if changing else 0):
         world.become(rng.choice(users))
         tool = rng.choice(changing)
         world.call(tool.name, draw_arguments(tool, state, rng))
     world.become(rng.choice(users))
     state.forget()
+
+
+def _ends_users(tool: Tool) -> bool:
+    """Whether it takes people away, of whom somebody may be the caller."""
+    return any(isinstance(claim, Removes | Absorbs) and claim.entity == "user" for claim in tool.claims)
 
 
 def _ordered(entities: tuple[Entity, ...]) -> list[Entity]:
