@@ -29,17 +29,10 @@ def pretrain(stages: str, **options: Any) -> None:
     except ImportError:
         raise UserError(f"Training needs torch; install it with: {install('train')}") from None
 
-    from openk2.chat.tokenizer import Tokenizer
-    from openk2.train.devices import choose
-    from openk2.train.parallel import World
-    from openk2.train.start import launch, network
+    from openk2.train.start import launch, opened
 
-    if options["threads"]:
-        torch.set_num_threads(options["threads"])
-    world = World.from_env(choose(options["device"]), options["expert_ranks"])
+    world, tokenizer, config, weights = opened(options)
     values = taken(options)
-    tokenizer = Tokenizer.load(options["tokenizer"]) if options["tokenizer"] else None
-    config, weights = network(options["init"], options["depth"], tokenizer, options["vocab_size"])
     if weights is None:
         context = values.get("context", min(_LONGEST, _CONTEXT_A_LAYER * config.num_hidden_layers))
         config = dataclasses.replace(config, max_position_embeddings=context)

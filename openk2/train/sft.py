@@ -30,20 +30,13 @@ def sft(**options: Any) -> None:
     except ImportError:
         raise UserError(f"Training needs torch; install it with: {install('train')}") from None
 
-    from openk2.chat.tokenizer import Tokenizer
-    from openk2.train.devices import choose
-    from openk2.train.parallel import World
-    from openk2.train.start import launch, network
+    from openk2.train.start import launch, opened
 
-    if options["threads"]:
-        torch.set_num_threads(options["threads"])
-    world = World.from_env(choose(options["device"]), options["expert_ranks"])
+    world, tokenizer, config, weights = opened(options)
     values = taken(options)
     threads = torch.get_num_threads() if world.size == 1 else 1
     values.setdefault("parts", world.size * max(1, min(threads, values["batch"] // world.size // _SMALLEST_PART)))
     values.setdefault("context", values["batch"] // values["parts"])
-    tokenizer = Tokenizer.load(options["tokenizer"]) if options["tokenizer"] else None
-    config, weights = network(options["init"], options["depth"], tokenizer, options["vocab_size"])
     file = options["recipe"]
     stages = read_recipe(file, {"name": "sft"} | values) if file else [Stage(name="sft", **values)]
     launch(config, weights, stages, tokenizer=tokenizer, world=world, chat=True, options=options)

@@ -19,6 +19,7 @@ from openk2.model.config import ModelConfig
 from openk2.train import report
 from openk2.train.checkpoint import initial_weights
 from openk2.train.data import Source, Stream
+from openk2.train.devices import choose
 from openk2.train.loop import Pace, build, train
 from openk2.train.options import source
 from openk2.train.parallel import World
@@ -26,6 +27,15 @@ from openk2.train.recipe import Stage
 from openk2.train.samples import Sampler
 
 Weights = dict[str, torch.Tensor]
+
+
+def opened(options: dict[str, Any]) -> tuple[World, Tokenizer | None, ModelConfig, Weights | None]:
+    """The processes, and the network with its tokenizer, as the options name them. Raises UserError."""
+    if options["threads"]:
+        torch.set_num_threads(options["threads"])
+    world = World.from_env(choose(options["device"]), options["expert_ranks"])
+    tokenizer = Tokenizer.load(options["tokenizer"]) if options["tokenizer"] else None
+    return world, tokenizer, *network(options["init"], options["depth"], tokenizer, options["vocab_size"])
 
 
 def network(

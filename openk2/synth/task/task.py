@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass
-from typing import Any
 
 from openk2.chat.messages import ToolSpec
 from openk2.synth.task.plan import SLACK, Call, Plan, label_of, make_plan, outcome
@@ -18,7 +17,6 @@ from openk2.synth.world.arrange import arrange, holds
 from openk2.synth.world.laws import situation
 from openk2.synth.world.spec import Tool, WorldSpec
 from openk2.synth.world.state import State
-from openk2.synth.world.tree import Type
 from openk2.synth.world.world import World, invalid, schema
 
 _STATES = 4  # fresh states of a world: making one costs as much as a task
@@ -171,8 +169,3 @@ def _system(spec: WorldSpec, state: State, tools: tuple[str, ...]) -> str:
     if rules:
         lines.append("Rules:\n" + "\n".join(f"- {rule}" for rule in rules))
     return "\n".join(lines)
-
-
-def spoken(value: Any, kind: Type) -> bool:
-    """Whether what a person says of a value differs from what a tool takes."""
-    return kind.kind in ("money", "time", "flag", "id", "ids") or (kind.kind == "choice" and "_" in str(value))

@@ -159,8 +159,3 @@ def compile_program(name: str, program: t.Program) -> Function:
 def evaluate(cond: t.Cond, state: State) -> bool:
     """Whether a condition without bindings or arguments (a goal) holds in a state."""
     return bool(eval(condition(cond), dict(BUILTINS) | {"s": state, "a": {}}))
-
-
-def value_of(expr: t.Expr, state: State) -> Any:
-    """The value of an expression without bindings or arguments in a state."""
-    return eval(expression(expr), dict(BUILTINS) | {"s": state, "a": {}})
