@@ -117,12 +117,12 @@ def _before(world: World, rng: random.Random, s: Situation, call: Call) -> Call 
             if made is None:
                 continue
             now, id_arg = made
-            was, record[claim.field] = record[claim.field], now
+            changed = s.put(claim.entity, record, **{claim.field: now})
             args = {id_arg: record["id"]}
             extra = _arguments(world, other, s, args, rng)
             if extra is not None:
                 return Call(other.name, extra, False, f"{claim.field}={now}")
-            record[claim.field] = was
+            s.put(claim.entity, changed, **{claim.field: record[claim.field]})
     return None
 
 
@@ -161,7 +161,7 @@ def _executed(world: World, start: State, calls: list[Call]) -> Plan | None:
         for call in group:
             _refresh(world, call)
             outcome.append(world.call(call.tool, call.args))
-        if any("error" in result for result in outcome) or world.state.digest() == point.digest():
+        if any("error" in result for result in outcome) or world.state.tables == point.tables:
             world.restore(point)
             continue
         kept += group
@@ -206,11 +206,11 @@ def outcome(start: State, end: State) -> str:
     hidden = {"call"}
     out: dict[str, Any] = {}
     for entity, table in end.tables.items():
-        if entity in hidden:
+        if entity in hidden or table is start.tables[entity]:
             continue
         old = start.tables[entity]
         during = range(start.now + 1, end.now + 1)
-        changed = {k: _timeless(r, during) for k, r in table.items() if k in old and r != old[k]}
+        changed = {k: _timeless(r, during) for k, r in table.items() if k in old and r is not old[k] and r != old[k]}
         made = sorted(
             json.dumps(_timeless({**r, "id": ""}, during), sort_keys=True) for k, r in table.items() if k not in old
         )
