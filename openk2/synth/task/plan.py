@@ -143,7 +143,7 @@ def _arguments(
     twin = Situation(world.spec, tool, s.state, rng)
     twin.args = {p.name: twin.args[p.name] for p in tool.params if p.required and p.name in twin.args} | args
     for claim in tool.claims:
-        if isinstance(claim, c.Version) and (record := twin.record(claim.entity, claim.id_arg)) is not None:
+        if isinstance(claim, c.Version | c.Matches) and (record := twin.record(claim.entity, claim.id_arg)) is not None:
             twin.args[claim.arg] = record[claim.field]
     guards = [claim for claim in tool.claims if isinstance(claim, c.Guard)]
     return twin.args if all(holds(claim, twin) for claim in guards) else None
