@@ -19,7 +19,7 @@ from openk2.synth.world.spec import Tool, WorldSpec
 from openk2.synth.world.state import State
 from openk2.synth.world.world import World, invalid, schema
 
-_STATES = 4  # fresh states of a world: making one costs as much as a task
+_STATES = 4  # first states of a world: making one costs as much as a task
 _IMPOSSIBLE = (c.Owner, c.Role, c.Deadline, c.Ceiling, c.Approved, c.Enough, c.Room, c.Unused)
 _MANNERS: tuple[Manner, ...] = ("plain", "polite", "terse", "chatty", "hurried")
 
@@ -64,8 +64,7 @@ def draw_task(world: World, seed: int, dials: Dials | None = None) -> Task | Non
     """The task of this seed, or None where none is found; leaves `world` in the task's first state."""
     dials = dials or Dials()
     rng = random.Random(f"openk2 task {world.spec.name} {world.spec.seed} {seed}")
-    world.fault = None
-    world.restore(_fresh(world, seed % _STATES))
+    world.reset(seed % _STATES)
     refused = ""
     plan = None
     if rng.random() < dials.impossible:
@@ -98,15 +97,6 @@ def _trivial(world: World, plan: Plan) -> bool:
     """One call about no record that is there: whoever copies what was said would be right."""
     only = world.tools[plan.calls[0].tool]
     return len(plan.calls) == 1 and not any(isinstance(claim, c.Needs) for claim in only.claims)
-
-
-def _fresh(world: World, number: int) -> State:
-    """One of the world's first states, kept with it."""
-    kept = world.kept
-    if number not in kept:
-        world.reset(number)
-        kept[number] = world.snapshot()
-    return kept[number]
 
 
 def finder(spec: WorldSpec, entity: str, tools: tuple[str, ...]) -> Tool | None:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from openk2.synth.world.world import World
 
 _PAST = 24  # calls made before the first user comes
+_MANY = 10  # entities: each has fewer records then
 
 
 def populate(world: World, rng: random.Random) -> None:
@@ -24,10 +25,9 @@ def populate(world: World, rng: random.Random) -> None:
     """
     state = world.state
     state.now = rng.randint(21, 60) * 1440 + rng.randint(480, 1080)
-    for entity in _ordered(world.spec.entities):
-        if entity.hidden:
-            continue
-        count = rng.randint(4, 6) if entity.name == "user" else rng.randint(4, 8)
+    entities = [entity for entity in _ordered(world.spec.entities) if not entity.hidden]
+    for entity in entities:
+        count = rng.randint(4, 6) if entity.name == "user" or len(entities) > _MANY else rng.randint(4, 8)
         people = rng.sample(PEOPLE, count) if entity.name == "user" else []
         for i in range(count):
             values = {f.name: first_value(f, state, rng) for f in entity.fields}

@@ -13,9 +13,10 @@ from openk2.synth.world.lower import lower
 from openk2.synth.world.populate import populate
 from openk2.synth.world.spec import Tool, WorldSpec
 from openk2.synth.world.state import Refused, State
-from openk2.synth.world.tree import Cond, Param, Program, Type
+from openk2.synth.world.tree import Cond, Kind, Param, Program, Type
 
 Result = dict[str, Any]
+_KEPT = 16  # first states: making one costs as much as a few hundred calls
 Fault = Callable[[str, dict[str, Any]], str | None]  # (tool, arguments) -> what goes wrong with this call
 
 
@@ -28,14 +29,19 @@ class World:
         self._functions: dict[str, Function] = {}  # compiled when first called
         self._undoes = {tool.name for tool in spec.tools if any(isinstance(claim, Undoes) for claim in tool.claims)}
         self.fault: Fault | None = None
-        self.kept: dict[int, State] = {}  # first states that were made before
+        self._first: dict[int, State] = {}  # first states that were made before
         self.reset(seed)
 
     def reset(self, seed: int) -> None:
         """The state of `seed`: records and a past, made by the world's own tools; no fault is set."""
         self.fault = None
-        self.state = State(self.spec, seed)
-        populate(self, random.Random(f"{self.spec.name} {self.spec.seed} {seed}"))
+        if seed not in self._first:
+            self.state = State(self.spec, seed)
+            populate(self, random.Random(f"{self.spec.name} {self.spec.seed} {seed}"))
+            if len(self._first) == _KEPT:
+                del self._first[next(iter(self._first))]
+            self._first[seed] = self.state
+        self.state = self._first[seed].copy()
 
     def with_programs(self, programs: Mapping[str, Program]) -> World:
         """The same world in the same state, where these tools do something else (mutants)."""
@@ -124,8 +130,12 @@ def invalid(tool: Tool, arguments: dict[str, Any]) -> str:
     return ""
 
 
+def _is_a(kind: Kind, value: object) -> bool:
+    return isinstance(value, _PYTHON[kind]) and (kind == "flag" or not isinstance(value, bool))
+
+
 def _misfit(p: Param, value: Any) -> str:
-    if not isinstance(value, _PYTHON[p.type.kind]) or (type(value) is bool and p.type.kind != "flag"):
+    if not _is_a(p.type.kind, value):
         return f"must be {_SAID[p.type.kind]}, not {value!r}"
     match p.type.kind:
         case "choice" if value not in p.type.values:
