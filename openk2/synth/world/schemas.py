@@ -86,6 +86,11 @@ def singular(noun: str) -> tuple[str, bool]:
     return noun, False
 
 
+def _head(noun: str) -> str:
+    """`volume_from_snapshot` -> `volume`: the noun of an operation that says whence, for whom or how besides."""
+    return re.split(r"_(?:from|for|by|with|in|to|of|on|and|as|at|into|using|via)_", noun)[0]
+
+
 def first_sentence(doc: str) -> str:
     """Of a documentation in HTML, at most 200 characters."""
     text = html.unescape(re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", doc))).strip()
@@ -123,7 +128,7 @@ def read_botocore(name: str, model: dict[str, Any]) -> Api:
             continue
         many = words[0] == "batch" and len(words) > 2
         verb = "_".join(words[: 1 + many])
-        noun, plural = singular("_".join(words[1 + many :]))
+        noun, plural = singular(_head("_".join(words[1 + many :])))
         inputs = _members(shapes, (operation.get("input") or {}).get("shape"))
         outputs = _members(shapes, (operation.get("output") or {}).get("shape"))
         api.operations.append(
@@ -327,7 +332,7 @@ def read_mcp(metadata: dict[str, Any]) -> Api:
     for tool in (metadata.get("remote_server_response") or {}).get("tools") or ():
         words = snake(str(tool.get("name", ""))).split("_")
         at = verb_at(words) or 0
-        noun, plural = singular("_".join(words[at + 1 :] or words[:at]) or server)
+        noun, plural = singular(_head("_".join(words[at + 1 :] or words[:at]) or server))
         inputs = tuple(_mcp_slots(tool.get("input_schema") or {}))
         doc = first_sentence(str(tool.get("description", "")))
         api.operations.append(
@@ -410,6 +415,8 @@ def _referring(slot: Slot, own: str, nouns: set[str]) -> Slot | None:
     match = re.fullmatch(r"(.+?)_(ids?|arns?|identifiers?)", slot.name)
     if not match:
         return slot if slot.name not in ("id", "arn", "ids", "arns") else None
+    if slot.name == "owner_id":
+        return None  # who owns a record here is a user of the world (`policies.py`)
     noun = _owner(match[1], nouns)
     if not noun:
         return slot if slot.kind != "int" else dataclasses.replace(slot, kind="text")
