@@ -231,7 +231,7 @@ def _list(draft: Draft, operation: Operation) -> bool:
     looks_up = operation.verb in GET and _looks_up(operation)
     params, filters = asked(draft, operation, looks_up)
     if len(params) < 2:
-        more, besides = narrow(draft, entity, draft.rng.randint(not params, 3), tuple(f[1] for f in filters))
+        more, besides = narrow(draft, entity, draft.rng.randint(1, 3), tuple(f[1] for f in filters))
         params, filters = params + more, filters + besides
     paged = draft.chance(0.4)
     if paged:
@@ -241,8 +241,8 @@ def _list(draft: Draft, operation: Operation) -> bool:
     shown = tuple(draft.fields[entity])[: draft.rng.randint(3, 7)]
     real = {slot.name for slot in operation.inputs}
     more, by, way = order(
-        draft, entity, bool(real & {"sort_by", "order_by", "sort"}) or draft.chance(0.1),
-        bool(real & {"sort_order", "order", "sort", "sort_direction", "ascending_order"}) or draft.chance(0.1),
+        draft, entity, bool(real & {"sort_by", "order_by", "sort"}) or draft.chance(0.15),
+        bool(real & {"sort_order", "order", "sort", "sort_direction", "ascending_order"}) or draft.chance(0.15),
     )  # fmt: skip
     params += [p for p in more if p.name not in {q.name for q in params}]
     down = draft.chance(0.5)
