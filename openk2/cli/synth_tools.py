@@ -68,8 +68,8 @@ def dialogues(
     least_tools: int,
 ) -> None:  # fmt: skip
     """Dialogues of users and agents in these worlds, each executed, and verified by executing it again."""
+    from openk2.synth.task.dials import Dials
     from openk2.synth.task.make import Order, make
-    from openk2.synth.task.task import Dials
 
     try:
         low, _, high = goals.partition(",")
@@ -87,18 +87,21 @@ def dialogues(
 @click.argument("file", type=_FOLDER)
 @worlds_option
 @click.option("--show", type=click.IntRange(0), default=5, show_default=True, help="Failures to print.")
-def verify(file: Path, worlds: Path, show: int) -> None:
+@click.option("--rubric", is_flag=True, help="Print the checks that fail as sentences, and the mean score.")
+def verify(file: Path, worlds: Path, show: int, rubric: bool) -> None:
     """Execute every trajectory of FILE (or a folder of shards) again, and say which are not true."""
     from openk2.synth.task.make import Library, read_records
-    from openk2.synth.task.verify import problems
+    from openk2.synth.task.verify import score
 
-    library, good, bad = Library(worlds), 0, 0
+    library, good, bad, shares = Library(worlds), 0, 0, 0.0
     for number, record in enumerate(read_records(file)):
-        found = problems(record, library.named(record.get("proof", {}).get("world", "")))
-        good, bad = good + (not found), bad + bool(found)
-        if found and bad <= show:
-            click.echo(f"{record.get('n', number)}: {'; '.join(found)}")
-    click.echo(f"{good:,} true, {bad:,} not")
+        found = score(record, library.of(record))
+        wrong = [*found.untrue, *(f"not so: {asked} {reason}" if rubric else reason for asked, reason in found.failed)]
+        good, bad, shares = good + (not wrong), bad + bool(wrong), shares + found.share
+        if wrong and bad <= show:
+            click.echo(f"{record.get('n', number)}: {'; '.join(wrong)}")
+    passed = f"; {100 * shares / max(1, good + bad):.1f}% of the checks hold, on average" if rubric else ""
+    click.echo(f"{good:,} true, {bad:,} not{passed}")
     if bad:
         raise SystemExit(1)
 
@@ -154,7 +157,7 @@ def serve(world: str, worlds: Path, seed: int, task: bool) -> None:
         drawn = draw_task(opened, seed)
         if drawn is None:
             raise UserError(f"The seed {seed} has no task in {world}; try another.")
-        text = json.dumps({"system": drawn.system, "requests": [r.text for r in drawn.requests]})
+        text = json.dumps({"system": drawn.system, "requests": [wish.text for wish in drawn.wishes]})
     run(opened, text)
 
 
