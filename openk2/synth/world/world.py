@@ -25,7 +25,7 @@ class World:
     def __init__(self, spec: WorldSpec, seed: int = 0) -> None:
         self.spec = spec
         self.tools = {tool.name: tool for tool in spec.tools}
-        self._functions: dict[str, Function] = {t.name: compile_program(t.name, lower(t)) for t in spec.tools}
+        self._functions: dict[str, Function] = {}  # compiled when first called
         self._undoes = {tool.name for tool in spec.tools if any(isinstance(claim, Undoes) for claim in tool.claims)}
         self.fault: Fault | None = None
         self.kept: dict[int, State] = {}  # first states that were made before
@@ -43,6 +43,11 @@ class World:
         twin._functions = self._functions | {name: compile_program(name, p) for name, p in programs.items()}
         twin.restore(self.state)
         return twin
+
+    def _function(self, tool: Tool) -> Function:
+        if tool.name not in self._functions:
+            self._functions[tool.name] = compile_program(tool.name, lower(tool))
+        return self._functions[tool.name]
 
     def become(self, user: str) -> None:
         """Calls are made by this user (an id of entity `user`) from now on."""
@@ -67,10 +72,11 @@ class World:
             case "unavailable":
                 return _error("ServiceUnavailable", "The service is unavailable for a moment; try again.")
         try:
-            result = self._functions[name](self.state, arguments)
+            function = self._function(tool)
+            result = function(self.state, arguments)
             self.state.commit(undoable=name not in self._undoes)
             if fault == "duplicate":  # delivered twice
-                result = self._functions[name](self.state, arguments)
+                result = function(self.state, arguments)
                 self.state.commit()
         except Refused as refused:
             self.state.roll_back()
