@@ -19,13 +19,14 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from openk2.chat.messages import Message, ToolCall, ToolSpec
+from openk2.chat.messages import Message, ToolCall
 from openk2.synth.task import rubric as r
+from openk2.synth.task.facts import tool_spec
 from openk2.synth.task.office import Office
 from openk2.synth.task.task import Task
 from openk2.synth.task.users import User
 from openk2.synth.world.state import State
-from openk2.synth.world.world import Fault, Result, World, schema
+from openk2.synth.world.world import Fault, Result, World
 
 Trajectory = dict[str, Any]  # kind, messages, tools, proof
 _ID = re.compile(r"\b[a-z][a-z0-9]{0,3}-[0-9a-f]{6}\b")
@@ -79,7 +80,7 @@ class Dialogue:
         world.fault = self._fault if fault else None
         self._chance = fault
         self.faults: list[str | None] = []
-        self.specs = [ToolSpec(t.name, t.doc, schema(t)) for name in tools if (t := world.tools.get(name))]
+        self.specs = [tool_spec(tool) for name in tools if (tool := world.tools.get(name))]
         self.tools = frozenset(spec.name for spec in self.specs)
         self.messages = [Message("system", system), Message("user", user.opening())]
         self.seen = Seen()

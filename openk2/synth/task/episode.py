@@ -12,13 +12,14 @@ from typing import Any
 
 from openk2.chat.messages import Message, ToolCall
 from openk2.synth.task.dialogue import Dialogue, Trajectory, seeded_faults
+from openk2.synth.task.facts import PAGE, label_of, version_reader
 from openk2.synth.task.phrases import sentence
-from openk2.synth.task.plan import PAGE, Call, Goal, label_of, version_reader
+from openk2.synth.task.plan import Call, Goal
 from openk2.synth.task.task import Task
 from openk2.synth.task.words import Voice, clock, money, plural, said, technical
 from openk2.synth.world import claims as c
 from openk2.synth.world.spec import Tool
-from openk2.synth.world.world import Result, World
+from openk2.synth.world.world import Result, World, invalid
 
 _BUSY = ("ServiceUnavailable", "TooManyRequests")
 _NAMED = 12  # records that a thought names one by one
@@ -27,9 +28,9 @@ _NAMED = 12  # records that a thought names one by one
 class Episode:
     """One dialogue in the making, from the task's first state on."""
 
-    def __init__(self, world: World, task: Task, faults: float = 0.08, rash: float = 0.5) -> None:
-        """`faults`: the chance of one at a call. `rash`: the chance to try first and look at the error."""
-        self.task, self.rash = task, rash
+    def __init__(self, world: World, task: Task, faults: float = 0.08) -> None:
+        """`faults`: the chance of one at a call."""
+        self.task = task
         self.rng = random.Random(f"openk2 episode {task.world.name} {task.seed}")
         self.talk = Dialogue.of_task(world, task, seeded_faults(task.seed, faults))
         self.world = self.talk.world
@@ -108,26 +109,37 @@ class Episode:
             self.say(f"{sentence(f'{names} {verb} not said')} I ask.", text)
 
     def _fulfil(self, goal: Goal) -> tuple[str, str]:
-        target = goal.calls[-1]
-        tool = self.world.tools[target.tool]
         for call in goal.calls:
             self._look_up(self.world.tools[call.tool], call.args)
-        if len(goal.calls) > 1 and self.rng.random() < self.rash:
-            self._versions(tool, target.args)
-            if "error" not in self.call(self._intent(tool, target), tool.name, target.args):
-                raise RuntimeError("a step that should be needed was not")
+        refused = self._tried(goal)
         result: Result = {}
         for i, call in enumerate(goal.calls):
             step = self.world.tools[call.tool]
             self._versions(step, call.args)
             thought = self._intent(step, call)
             if call.why:
-                thought = f"{goal.calls[i + 1].tool} needs {said(call.why).replace('=', ' not to be ')}. {thought}"
+                thought = (
+                    f"The service says of {goal.calls[i + 1].tool}: {refused[i + 1]} So first {step.name}. {thought}"
+                )
             result = self.call(thought, step.name, call.args)
             if "error" in result:
                 raise RuntimeError(f"{step.name} was refused: {result['error']}")
         closing = self.rng.choice(("That is done. I report it.", "It worked; I say what changed.", "Done. I answer."))
-        return closing, self._report(tool, result)
+        return closing, self._report(self.world.tools[goal.calls[-1].tool], result)
+
+    def _tried(self, goal: Goal) -> dict[int, str]:
+        """What the service says to each call that another must make possible, tried from the wanted one back: nothing
+        else tells that it is not possible yet.
+        """
+        said_: dict[int, str] = {}
+        for i in range(len(goal.calls) - 1, 0, -1):
+            tool = self.world.tools[goal.calls[i].tool]
+            self._versions(tool, goal.calls[i].args)
+            error = self.call(self._intent(tool, goal.calls[i]), tool.name, goal.calls[i].args).get("error")
+            if error is None:
+                raise RuntimeError("a step that should be needed was not")
+            said_[i] = error["message"]
+        return said_
 
     def _refuse(self, goal: Goal) -> tuple[str, str]:
         call = goal.calls[0]
@@ -197,8 +209,10 @@ class Episode:
             unit = f" That is {answer}." if kind.kind == "money" else ""
             return f"{sums}.{unit}", self._tell(f"The total {said(q.field)} is {answer}", f"It is {answer} in all")
         if q.how == "value":
-            return f"The {said(q.field)} of {self.voice.called(q.entity, q.key)} is there.", self._tell(
-                f"The {said(q.field)} is {answer}", f"It is {answer}")  # fmt: skip
+            row = next(row for row in rows if row["id"] == q.key)
+            quoted = f'"{answer}"' if " " in answer and kind.kind == "text" else answer
+            return f"{self.voice.called(q.entity, q.key)} has {said(q.field)} {row[q.field]}.", self._tell(
+                f"The {said(q.field)} is {quoted}", f"It is {quoted}")  # fmt: skip
         best = next(row for row in rows if row["id"] == goal.answer)
         value = self.voice.value(best[q.field], kind)
         return f"Of {len(rows)} records {best[label]} stands out with {said(q.field)} {best[q.field]}.", self._tell(
@@ -218,7 +232,7 @@ class Episode:
         assert isinstance(shown, c.Lists)
         args: dict[str, Any] = {"limit": PAGE} if shown.paged else {}
         filter_ = next((arg for arg, name, op in shown.filters if by and name == by[0] and op == "=="), None)
-        if filter_ and by and self.rng.random() < 0.6:
+        if filter_ and by and self.rng.random() < 0.6 and not invalid(reader, args | {filter_: by[1]}):
             args[filter_] = by[1]
         rows: list[dict[str, Any]] = []
         while True:
@@ -280,17 +294,25 @@ class Episode:
             label = label_of(self.task.world, shown.entity)
             name = f"{result[label]} ({result['id']})" if label and result.get(label) else result["id"]
             record = f"the {said(shown.entity)} {name}"
-            if any(isinstance(x, c.Removes) for x in tool.claims):
+            if tool.motif == "soft_delete" or any(isinstance(x, c.Removes) for x in tool.claims):
                 return self._tell(f"{record} is gone", f"Done: {record} was deleted")
-            fields = self.task.world.entity(shown.entity).fields
-            told = [
-                f"{said(f.name)} {self.voice.value(result[f.name], f.type)}" for f in fields
-                if f.name != label and result.get(f.name) is not None and f.type.kind not in ("ids", "id")
-            ][:3]  # fmt: skip
-            with_ = f" with {', '.join(told)}" if told else ""
+            told = ", ".join(self._changed(tool, shown, result))
             if shown.id_arg == "":
-                return self._tell(f"{record} is there now{with_}", f"I have made {record}{with_}")
-            return self._tell(f"Done: {record}{with_}", f"That worked. Now it is {record}{with_}")
+                return self._tell(*(f"{start}{' with ' + told if told else ''}" for start in
+                                    (f"{record} is there now", f"I have made {record}")))  # fmt: skip
+            if not told:
+                return self._tell(f"Done for {record}: {said(tool.name)}")
+            return self._tell(f"Done: {record} has now {told}", f"That worked. {sentence(record)[:-1]} has {told}")
         if "value" in result:
             return f"Done: {said(tool.name)}. The count is now {result['value']}."
         return f"Done: {said(tool.name)}. {result.get('total', 0)} records remain in the list."
+
+    def _changed(self, tool: Tool, shown: c.Shows, result: Result) -> list[str]:
+        """Up to three values of the result, those first that the call has set."""
+        label = label_of(self.task.world, shown.entity)
+        sets = [name for x in tool.claims if isinstance(x, c.Sets) for name, _ in (*x.args, *x.values)]
+        sets += [x.field for x in tool.claims if isinstance(x, c.Adds)]
+        fields = [f for f in self.task.world.entity(shown.entity).fields if result.get(f.name) is not None]
+        fields = [f for f in fields if f.name in sets or (f.name != label and f.type.kind not in ("id", "ids"))]
+        fields.sort(key=lambda f: f.name not in sets)
+        return [f"{said(f.name)} {self.voice.value(result[f.name], f.type)}" for f in fields[:3]]

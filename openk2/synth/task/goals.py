@@ -9,18 +9,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from openk2.synth.task.dials import Dials
+from openk2.synth.task.facts import finder, label_of, plannable
 from openk2.synth.task.needed import idle_goals
-from openk2.synth.task.plan import (
-    Call,
-    Goal,
-    Plan,
-    Question,
-    execute,
-    finder,
-    label_of,
-    plannable,
-    some,
-)  # fmt: skip
+from openk2.synth.task.plan import Call, Goal, Plan, Question, execute, some
 from openk2.synth.world import claims as c
 from openk2.synth.world.arrange import Situation, arrange, holds
 from openk2.synth.world.laws import situation
@@ -78,7 +69,7 @@ class Maker:
         self.world, self.rng, self.state, self.dials = world, rng, state, dials
         self.spec = world.spec
         self.slack = 400 + 8 * dials.goals[1] * max(1, round(dials.each * dials.crowd[1]))
-        tools = plannable(world.spec)
+        tools = list(plannable(world.spec))
         if dials.goals[1] > _MANY or self.slack >= 720:  # not what is possible for some hours, or a few times
             tools = [t for t in tools if not any(isinstance(x, c.Hours | c.AtMost | c.Rate) for x in t.claims)]
         self.tools = tools
@@ -121,7 +112,7 @@ class Maker:
                 continue
             calls = [Call(tool.name, self._some_of(tool, s.args))]
             for _ in range(self.dials.depth):
-                earlier = self._before(s, calls[0])
+                earlier = self._before(s, calls)
                 if earlier is None:
                     break
                 calls.insert(0, earlier)
@@ -150,17 +141,26 @@ class Maker:
                 return False
         return True
 
-    def _before(self, s: Situation, call: Call) -> Call | None:
-        """A call that brings the record of `call` into the state it must have, of which the situation takes it out."""
-        tool = self.world.tools[call.tool]
+    def _before(self, s: Situation, calls: list[Call]) -> Call | None:
+        """A call that brings the record of the first call into the state it must have, of which the situation takes it
+        out, and in which none of the calls is possible.
+        """
+        call, chain = calls[0], [self.world.tools[call.tool] for call in calls]
+        tool = chain[0]
         for claim in tool.claims:
             if not isinstance(claim, c.InState):
                 continue
             key = call.args[claim.id_arg]
-            for step in self.rng.sample(steps := self._steps(tool, claim), len(steps)):
+            open_ = {v for t in chain for x in t.claims if isinstance(x, c.InState) and x.field == claim.field
+                     for v in x.allowed}  # fmt: skip
+            steps = [step for step in self._steps(tool, claim) if step.tool not in chain]
+            for step in self.rng.sample(steps, len(steps)):
+                sources = [value for value in step.sources if value not in open_]
+                if not sources:
+                    continue
                 twin = Situation(self.spec, step.tool, s.state, self.rng)
                 twin.slack = self.slack
-                twin.put(claim.entity, twin.table(claim.entity)[key], **{claim.field: self.rng.choice(step.sources)})
+                twin.put(claim.entity, twin.table(claim.entity)[key], **{claim.field: self.rng.choice(sources)})
                 args = self._arranged(step.tool, twin, {step.id_arg: key} | step.args)
                 if args is not None and self._same_caller(twin):
                     s.state = twin.state
@@ -235,6 +235,8 @@ class Maker:
             fields = [f for f in self.spec.entity(need.entity).fields if f.name in shown.fields]
             fields = [f for f in fields if f.type.kind in ("choice", "flag") and record[f.name] is not None]
             args = {n: v for n, v in self._some_of(tool, s.args).items() if n != need.id_arg}
+            if any(tool.param(name).type.kind == "text" for name in args):
+                continue  # not one name for all
             if not fields:
                 continue
             by = self.rng.choice(fields)
@@ -356,6 +358,9 @@ def _steps_of(tool: Tool, wanted: c.InState, values: tuple[str, ...]) -> Iterato
     own = next((x for x in tool.claims if isinstance(x, c.InState) and x.field == wanted.field), None)
     sources = tuple(v for v in (own.allowed if own else values) if v not in wanted.allowed)
     arg = next((arg for name, arg in sets.args if name == wanted.field), "")
+    known = {sets.id_arg, arg, *(x.arg for x in tool.claims if isinstance(x, c.Version))}
+    if any(p.required and p.name not in known for p in tool.params):
+        return  # nobody has said what else it should be
     fixed = dict(sets.values).get(wanted.field)
     for value in wanted.allowed if sources else ():
         if value == fixed:
@@ -372,7 +377,9 @@ def _about_one(tool: Tool) -> bool:
     return alone and not any(isinstance(x, never) for x in tool.claims)
 
 
-_EMPTY = frozenset("only this that there have with record records from must than been more after before".split())
+_EMPTY = frozenset(
+    "only this that there have with record records from must than been more after before does would other".split()
+)
 
 
 def _reasons(claim: c.Guard, message: str) -> tuple[str, ...]:

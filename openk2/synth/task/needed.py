@@ -10,8 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from openk2.synth.task.facts import counters
 from openk2.synth.task.plan import Call, Plan, refresh
-from openk2.synth.task.rubric import Check, Evidence, counters, reached, state_checks
+from openk2.synth.task.rubric import Check, Evidence, reached, state_checks
 from openk2.synth.world import claims as c
 from openk2.synth.world.spec import Tool
 from openk2.synth.world.state import State

@@ -11,13 +11,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from openk2.synth.task.rubric import state_checks
+from openk2.synth.task.rubric import NOW, Becomes, Kept, state_checks
 from openk2.synth.world import claims as c
-from openk2.synth.world.spec import Tool, WorldSpec
 from openk2.synth.world.state import State
 from openk2.synth.world.world import Result, World
-
-PAGE = 50  # records of one answer that a list gives at most
 
 
 @dataclass
@@ -82,50 +79,6 @@ class Plan:
         return [call for goal in self.goals for call in goal.changing]
 
 
-def label_of(spec: WorldSpec, entity: str) -> str | None:
-    """The field by which a person calls a record of the entity."""
-    texts = [f.name for f in spec.entity(entity).fields if f.type.kind == "text"]
-    named = [name for name in texts if name.endswith("name") or name in ("title", "subject", "label")]
-    return (named or texts or [None])[0]
-
-
-def finder(spec: WorldSpec, entity: str, records: int) -> Tool | None:
-    """A tool that lists all records of an entity (so many) with their labels, and needs no argument to be known."""
-    label = label_of(spec, entity)
-    found: Tool | None = None
-    for tool in spec.tools:
-        shown = tool.claims[-1]
-        if len(tool.claims) > 1 or not isinstance(shown, c.Lists) or shown.entity != entity:
-            continue
-        plain = not shown.mine and not shown.fixed and shown.top >= PAGE and not any(p.required for p in tool.params)
-        if plain and label in shown.fields and (shown.paged or records <= PAGE):
-            found = tool if found is None or len(shown.fields) > len(_fields(found)) else found
-    return found
-
-
-def _fields(tool: Tool) -> tuple[str, ...]:
-    return getattr(tool.claims[-1], "fields", ())
-
-
-def version_reader(spec: WorldSpec, claim: c.Version) -> Tool | None:
-    """A tool that shows the version of one record and wants nothing but its id."""
-    for tool in spec.tools:
-        shown, needs = tool.claims[-1], [x for x in tool.claims if isinstance(x, c.Needs)]
-        shows = isinstance(shown, c.Shows) and shown.entity == claim.entity and claim.field in shown.fields
-        if tool.reads and shows and len(needs) == 1 and sum(p.required for p in tool.params) == 1:
-            return tool
-    return None
-
-
-def plannable(spec: WorldSpec) -> list[Tool]:
-    """Tools that a user may want: they change something, and what they expect to have been read can be read."""
-    return [
-        tool for tool in spec.tools
-        if not tool.reads and tool.motif not in ("undo", "expire", "approve")
-        and all(version_reader(spec, x) for x in tool.claims if isinstance(x, c.Version))
-    ]  # fmt: skip
-
-
 Follow = Callable[[World, Goal, Result], Goal | None]
 
 
@@ -174,10 +127,16 @@ def _try(world: World, goal: Goal, called: set[str]) -> tuple[list[State] | None
         if results[-1].get("error", {}).get("code", "") != goal.error:
             break
     else:
-        if not idle and (goal.error or len(state_checks(world.spec, point, world.state)) > 1):
+        if not idle and (goal.error or _lasting(world, point)):
             return ([] if goal.error else states), results
     world.restore(point)
     return None, []
+
+
+def _lasting(world: World, before: State) -> bool:
+    """Whether something is different that is no stamp of the clock."""
+    checks = state_checks(world.spec, before, world.state)
+    return any(not (isinstance(x, Kept) or (isinstance(x, Becomes) and x.value == NOW)) for x in checks)
 
 
 def _all_of(goal: Goal, state: State) -> bool:

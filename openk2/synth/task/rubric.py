@@ -12,11 +12,11 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any, get_args
 
+from openk2.synth.task.facts import counters
 from openk2.synth.task.phrases import declines
-from openk2.synth.world import claims as c
 from openk2.synth.world.spec import WorldSpec
 from openk2.synth.world.state import Record, State
 
@@ -132,7 +132,7 @@ _CHECKS: dict[str, type] = {kind.__name__: kind for kind in get_args(Check)}
 
 
 def to_json(rubric: Iterable[Check]) -> list[dict[str, Any]]:
-    return [{"check": type(check).__name__} | asdict(check) for check in rubric]
+    return [{"check": type(check).__name__} | _lists(vars(check)) for check in rubric]
 
 
 def from_json(data: Iterable[dict[str, Any]]) -> tuple[Check, ...]:
@@ -140,6 +140,13 @@ def from_json(data: Iterable[dict[str, Any]]) -> tuple[Check, ...]:
     return tuple(
         _CHECKS[d["check"]](**{name: _tuples(value) for name, value in d.items() if name != "check"}) for d in data
     )
+
+
+def _lists(value: Any) -> Any:
+    """The value as JSON has it."""
+    if isinstance(value, tuple):
+        return [_lists(part) for part in value]
+    return {name: _lists(part) for name, part in value.items()} if isinstance(value, dict) else value
 
 
 def _tuples(value: Any) -> Any:
@@ -214,11 +221,6 @@ def state_checks(spec: WorldSpec, start: State, end: State, given: Iterable[Any]
     return [*out, Kept()]
 
 
-def counters(spec: WorldSpec) -> set[tuple[str, str]]:
-    """Fields that count changes: they depend on the way, not on the end."""
-    return {(x.entity, x.field) for tool in spec.tools for x in tool.claims if isinstance(x, c.Version)}
-
-
 def _form(kind: str, of: str, value: Any, start: State, end: State, given: set[Any]) -> Any:
     if kind == "time" and isinstance(value, int) and start.now < value <= end.now and value not in given:
         return NOW
@@ -236,7 +238,7 @@ def _fits(expected: Any, value: Any, e: Evidence) -> bool:
     return (tuple(value) if isinstance(value, list) else value) == expected
 
 
-def _is(made: Made, record: Record, skip: set[tuple[str, str]], e: Evidence) -> bool:
+def _is(made: Made, record: Record, skip: frozenset[tuple[str, str]], e: Evidence) -> bool:
     values = dict(made.values)
     names = (name for name in record if name != "id" and (made.entity, name) not in skip)
     return all(_fits(values.get(name), record[name], e) for name in names)

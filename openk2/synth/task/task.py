@@ -10,11 +10,12 @@ from dataclasses import dataclass
 
 from openk2.synth.task import rubric as r
 from openk2.synth.task.dials import Dials
+from openk2.synth.task.facts import finder
 from openk2.synth.task.goals import make_plan
 from openk2.synth.task.needed import given
 from openk2.synth.task.office import Office, first_state
 from openk2.synth.task.phrases import MANNERS, Manner
-from openk2.synth.task.plan import Goal, Plan, finder
+from openk2.synth.task.plan import Goal, Plan
 from openk2.synth.task.users import POLICIES, Policy, User, Wish
 from openk2.synth.task.words import Voice, clock, handbook, money, technical
 from openk2.synth.world import claims as c

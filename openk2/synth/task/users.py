@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import random
 import re
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from openk2.synth.task.phrases import FRAMES, GO_ON, NEXT, NOTHING_MORE, TELLS, Manner, declines, sentence
@@ -64,10 +64,8 @@ class User:
 
     def to_json(self) -> dict[str, Any]:
         """All that decides what the user will say."""
-        return {
-            "wishes": [asdict(wish) for wish in self.wishes], "manner": self.manner, "seed": self.seed,
-            "policy": self.policy,
-        }  # fmt: skip
+        wishes = [vars(wish) | {"private": [list(fact) for fact in wish.private]} for wish in self.wishes]
+        return {"wishes": wishes, "manner": self.manner, "seed": self.seed, "policy": self.policy}
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> User:
@@ -84,7 +82,7 @@ class User:
         `done`: calls of the wish in work, since it was said, that succeeded and change something.
         """
         wish = self.wishes[self.at]
-        asks, refuses = "?" in _COURTESY.sub("", text), declines(text)
+        asks, refuses = "?" in (_COURTESY.sub("", text) if "?" in text else ""), declines(text)
         missing = [fact for fact in wish.private if fact[0] not in self.told]
         over = (wish.calls > 0 and done >= wish.calls) or refuses
         if missing and not over and (asks or not done):

@@ -5,7 +5,8 @@ from __future__ import annotations
 import random
 from typing import Any
 
-from openk2.synth.task.plan import Question, label_of
+from openk2.synth.task.facts import label_of
+from openk2.synth.task.plan import Question
 from openk2.synth.world import claims as c
 from openk2.synth.world.spec import Tool, WorldSpec
 from openk2.synth.world.state import State

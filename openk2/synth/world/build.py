@@ -10,11 +10,13 @@ from collections.abc import Iterable, Iterator
 
 from openk2.synth.world import policies, verbs
 from openk2.synth.world.draft import Draft
-from openk2.synth.world.motifs import MOTIFS
+from openk2.synth.world.lifecycle import connect, lifecycle
+from openk2.synth.world.motifs import MOTIFS as OTHERS
 from openk2.synth.world.schemas import Api, Operation
 from openk2.synth.world.spec import WorldSpec
 from openk2.synth.world.tree import Field, Type
 
+MOTIFS = OTHERS | {"lifecycle": lifecycle}
 NOUNS = (2, 4)  # of a world
 _FIELDS = 14  # of an entity, before motifs
 _MOTIFS = (3, 6)
@@ -80,6 +82,7 @@ def build(api: Api, nouns: list[str], name: str, seed: int) -> WorldSpec:
         linked = verbs.compile_link(draft, operation, names)
         if linked or (operation.noun in names and verbs.compile_operation(draft, operation)):
             kinds[operation.verb] = kinds.get(operation.verb, 0) + 1
+    connect(draft)
     for motif in rng.sample(list(MOTIFS), rng.randint(*_MOTIFS)):
         for noun in rng.sample(nouns, len(nouns)):
             if MOTIFS[motif](draft, noun):
