@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import random
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -139,26 +138,35 @@ def audit(worlds: Path, data: Path | None, sample: int, tasks: int, planted: int
 @click.argument("world")
 @worlds_option
 @click.option("--seed", default=0, show_default=True, help="Of the state, or of the task.")
-@click.option("--task", is_flag=True, help="Put the world into the first state of a task, and tell the task.")
-def serve(world: str, worlds: Path, seed: int, task: bool) -> None:
+@click.option("--task", is_flag=True, help="Put the world into the first state of a task, with the task's tools.")
+@click.option("--tell", is_flag=True, help="Print the task as one would give it to an agent, and serve nothing.")
+@click.option("--result", type=_FOLDER, help="JSON file that says after each call whether the task's goal is reached.")
+def serve(world: str, worlds: Path, seed: int, task: bool, tell: bool, result: Path | None) -> None:
     """Serve WORLD over MCP (standard input and output), so that any agent can work in it."""
     from openk2.paths import install
+    from openk2.synth.task.dials import ALONE
     from openk2.synth.task.make import Library
+    from openk2.synth.task.phrases import sentence
     from openk2.synth.task.task import draw_task
 
-    try:
-        from openk2.synth.world.serve import run
-    except ImportError:
-        raise UserError(f"Serving needs the MCP package; install it with: {install('mcp')}") from None
     opened = Library(worlds).named(world)
     opened.reset(seed)
-    text = f"{opened.spec.domain}: {len(opened.spec.tools)} tools over a state that calls change."
-    if task:
-        drawn = draw_task(opened, seed)
-        if drawn is None:
-            raise UserError(f"The seed {seed} has no task in {world}; try another.")
-        text = json.dumps({"system": drawn.system, "requests": [wish.text for wish in drawn.wishes]})
-    run(opened, text)
+    text, offered = f"{opened.spec.domain}: {len(opened.spec.tools)} tools over a state that calls change.", ()
+    drawn = draw_task(opened, seed, ALONE) if task or tell else None
+    if drawn is not None:
+        wishes = [sentence(f"tell me {w.text}" if w.question else w.text) for w in drawn.wishes]
+        text, offered = "\n\n".join([drawn.system, *wishes]), drawn.tools
+    elif task or tell:
+        raise UserError(f"The seed {seed} has no task in {world}; try another.")
+    if tell:
+        click.echo(text)
+        return
+    reached = (lambda: drawn.reached(opened.state)) if drawn else None
+    try:
+        from openk2.synth.world.serve import Served, run
+    except ImportError:
+        raise UserError(f"Serving needs the MCP package; install it with: {install('mcp')}") from None
+    run(Served(opened, offered or tuple(opened.tools), reached, result), text)
 
 
 @click.command()

@@ -25,3 +25,6 @@ class Dials:
     ask: float = 0.12
     each: float = 0.08
     corrected: float = 0.08
+
+
+ALONE = Dials(private=0.0, corrected=0.0, impossible=0.0, ask=0.0)  # what an agent can do whose user says nothing more

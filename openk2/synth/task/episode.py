@@ -12,7 +12,7 @@ from typing import Any
 
 from openk2.chat.messages import Message, ToolCall
 from openk2.synth.task.dialogue import Dialogue, Trajectory, seeded_faults
-from openk2.synth.task.facts import PAGE, label_of, version_reader
+from openk2.synth.task.facts import PAGE, getter, label_of, version_reader
 from openk2.synth.task.phrases import sentence
 from openk2.synth.task.plan import Call, Goal
 from openk2.synth.task.task import Task
@@ -192,12 +192,17 @@ class Episode:
         q = goal.question
         assert q is not None
         entity = self.task.world.entity(q.entity)
-        rows = self._read(q.entity, f"To answer I look at the {plural(q.entity)}.", q.by)
-        label = label_of(self.task.world, q.entity) or "id"
+        if q.entity in self.task.finders:
+            rows = self._read(q.entity, f"To answer I look at the {plural(q.entity)}.", q.by)
+        else:
+            one = getter(self.task.world, q.entity)
+            assert one is not None and isinstance(one.claims[0], c.Needs)
+            rows = [self.call(f"I look at the {said(q.entity)}.", one.name, {one.claims[0].id_arg: q.key})]
         if q.by is not None:
             rows = [row for row in rows if row[q.by[0]] == q.by[1]]
         answer = self.voice.forms(q, goal.answer)[0]
-        names = [f"{row[label]}" for row in rows]
+        label = label_of(self.task.world, q.entity) or "id"
+        names = [f"{row.get(label)}" for row in rows]
         listed = ", ".join(names[:_NAMED]) + (f" and {len(names) - _NAMED} more" if len(names) > _NAMED else "")
         if q.how == "count":
             return f"These count: {listed or 'none'}. That makes {answer}.", self._tell(

@@ -73,6 +73,16 @@ def _finder(spec: WorldSpec, entity: str, few: bool) -> Tool | None:
 
 
 @once
+def getter(spec: WorldSpec, entity: str) -> Tool | None:
+    """A tool that shows one record and wants its id only, whatever the record."""
+    for tool in spec.tools:
+        match tool.claims:
+            case (c.Needs(named, id_arg), c.Shows(shown, of)) if named == shown == entity and id_arg == of:
+                return tool
+    return None
+
+
+@once
 def version_reader(spec: WorldSpec, claim: c.Version) -> Tool | None:
     """A tool that shows the version of one record and wants nothing but its id."""
     for tool in spec.tools:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from openk2.synth.task.dials import Dials
-from openk2.synth.task.facts import finder, label_of, plannable
+from openk2.synth.task.facts import finder, getter, label_of, plannable
 from openk2.synth.task.needed import idle_goals
 from openk2.synth.task.plan import Call, Goal, Plan, Question, execute, some
 from openk2.synth.world import claims as c
@@ -19,6 +19,7 @@ from openk2.synth.world.populate import first_value
 from openk2.synth.world.spec import Tool
 from openk2.synth.world.state import Record, State
 from openk2.synth.world.texts import name as fresh_label
+from openk2.synth.world.tree import Field
 from openk2.synth.world.world import Result, World, invalid
 
 _TRIES = 12
@@ -184,8 +185,7 @@ class Maker:
         s.args = {p.name: s.args[p.name] for p in tool.params if p.required and p.name in s.args} | args
         guards = [claim for claim in tool.claims if isinstance(claim, c.Guard)]
         for claim in guards:
-            if not holds(claim, s):
-                arrange(claim, s, True)
+            arrange(claim, s, True)
         passes = not invalid(tool, s.args) and all(s.args[n] == v for n, v in args.items())
         return s.args if passes and all(holds(claim, s) for claim in guards) else None
 
@@ -193,7 +193,10 @@ class Maker:
         """The required arguments of a call that passes in this situation as it is, or None."""
         s.args = {p.name: s.args[p.name] for p in tool.params if p.required and p.name in s.args} | args
         for claim in tool.claims:
-            if isinstance(claim, c.Version) and (record := s.record(claim.entity, claim.id_arg)) is not None:
+            if (
+                isinstance(claim, c.Version | c.Matches)
+                and (record := s.record(claim.entity, claim.id_arg)) is not None
+            ):
                 s.args[claim.arg] = record[claim.field]
         guards = [claim for claim in tool.claims if isinstance(claim, c.Guard)]
         return s.args if all(holds(claim, s) for claim in guards) else None
@@ -207,7 +210,8 @@ class Maker:
         record = world.state.tables[made.entity].get(str(key))
         if record is None or label is None or record[label] is None:
             return None
-        for tool in self.rng.sample(self.tools, len(self.tools)):
+        lasting = [t for t in self.tools if not any(isinstance(x, c.Hours | c.Deadline | c.Rate) for x in t.claims)]
+        for tool in self.rng.sample(lasting, len(lasting)):
             id_arg = next((x.id_arg for x in tool.claims if isinstance(x, c.Needs) and x.entity == made.entity), None)
             if id_arg is None:
                 continue
@@ -286,36 +290,43 @@ class Maker:
     # ---- a question
 
     def ask(self) -> Goal | None:
-        """About records that a list shows; what it is asked of is drawn, the answer comes when its turn comes."""
-        rng = self.rng
+        """About records that a list shows, or one that can be got; the answer comes when its turn comes."""
         entities = [e for e in self.spec.entities if not e.hidden and e.name not in ("user", "notice")]
-        for entity in rng.sample(entities, len(entities)):
+        for entity in self.rng.sample(entities, len(entities)):
             table = self.state.tables[entity.name]
-            reader = finder(self.spec, entity.name, len(table) + self.dials.goals[1])
-            if reader is None or len(table) < 3:
+            lists = finder(self.spec, entity.name, len(table) + self.dials.goals[1])
+            reader = lists or getter(self.spec, entity.name)
+            if len(table) < 3 or reader is None:
                 continue
-            shown = reader.claims[-1]
-            assert isinstance(shown, c.Lists)
-            fields = [f for f in entity.fields if f.name in shown.fields and f.name != label_of(self.spec, entity.name)]
-            kinds = [f for f in fields if f.type.kind in ("choice", "flag")]
-            numbers = [f for f in fields if f.type.kind in ("int", "money")]
-            times = [f for f in fields if f.type.kind == "time"]
-            by = None
-            if kinds:
-                chosen = rng.choice(kinds)
-                by = (chosen.name, rng.choice([row[chosen.name] for row in table.values()]))
-                by = None if by[1] is None else by
-            options = [Question("count", entity.name, "", by)] if by else []
-            if numbers:
-                options.append(Question("sum", entity.name, rng.choice(numbers).name, rng.choice((None, by))))
-            if numbers + times:
-                how = rng.choice(("most", "least"))
-                options.append(Question(how, entity.name, rng.choice(numbers + times).name, rng.choice((None, by))))
-            if fields:
-                options.append(Question("value", entity.name, rng.choice(fields).name, None, rng.choice(list(table))))
+            shown, label = reader.claims[-1], label_of(self.spec, entity.name)
+            assert isinstance(shown, c.Lists | c.Shows)
+            fields = [f for f in entity.fields if f.name in shown.fields and f.name != label]
+            options = self._of_many(entity.name, fields, list(table.values())) if lists else []
+            plain = [f for f in fields if f.type.kind not in ("ids", "texts", "object", "objects")]
+            if plain:
+                key = self.rng.choice(list(table))
+                options.append(Question("value", entity.name, self.rng.choice(plain).name, None, key))
             if options:
-                return Goal("ask", question=rng.choice(options))
+                return Goal("ask", question=self.rng.choice(options))
         return None
+
+    def _of_many(self, entity: str, fields: list[Field], rows: list[Record]) -> list[Question]:
+        """One question of each kind about all records, or about those with one value."""
+        rng = self.rng
+        kinds = [f.name for f in fields if f.type.kind in ("choice", "flag")]
+        numbers = [f.name for f in fields if f.type.kind in ("int", "money")]
+        ordered = numbers + [f.name for f in fields if f.type.kind == "time"]
+        by = None
+        if kinds:
+            name = rng.choice(kinds)
+            values = [row[name] for row in rows if row[name] is not None]
+            by = (name, rng.choice(values)) if values else None
+        out = [Question("count", entity, "", by)] if by else []
+        if numbers:
+            out.append(Question("sum", entity, rng.choice(numbers), rng.choice((None, by))))
+        if ordered:
+            out.append(Question(rng.choice(("most", "least")), entity, rng.choice(ordered), rng.choice((None, by))))
+        return out
 
     # ---- what a rule or a record forbids
 
@@ -373,7 +384,7 @@ def _about_one(tool: Tool) -> bool:
     """Whether the tool changes one record that it needs, and can be called for many with the same other arguments."""
     needs = [x for x in tool.claims if isinstance(x, c.Needs)]
     alone = len(needs) == 1 and tool.param(needs[0].id_arg).required and needs[0].entity != "user"
-    never = (c.Unique, c.Rate, c.AtMost, c.Idempotent, c.FreeSlot, c.Refers)
+    never = (c.Unique, c.Rate, c.AtMost, c.Idempotent, c.FreeSlot, c.Refers, c.Matches)
     return alone and not any(isinstance(x, never) for x in tool.claims)
 
 

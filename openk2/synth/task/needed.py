@@ -94,6 +94,8 @@ def _writes(tool: Tool, args: dict[str, Any]) -> Iterator[tuple[str, str]]:
                 yield entity, args[id_arg]
             case c.Removes(entity, id_arg):
                 yield from ((entity, args[id_arg]), (entity, "-"))
+            case c.RemovesEach(entity, ids_arg):
+                yield from ((entity, key) for key in (*args[ids_arg], "-"))
             case c.Absorbs(entity, id_arg, other, _, by):
                 yield from ((entity, args[id_arg]), (entity, args[other]), (entity, "-"))
                 if by:

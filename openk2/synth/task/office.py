@@ -19,7 +19,8 @@ class Office(World):
     """`main` and the worlds `beside` it, each in its first state whenever `main` is restored."""
 
     def __init__(self, main: World, beside: list[World]) -> None:
-        self.main, self.spec, self.kept = main, main.spec, main.kept
+        self.main, self.spec = main, main.spec
+        self._starts: list[State] = []
         self.beside = [world for world in beside if world.spec.name != main.spec.name]
         self.tools: dict[str, Tool] = dict(main.tools)
         self._at: dict[str, World] = dict.fromkeys(main.tools, main)
@@ -54,20 +55,13 @@ class Office(World):
     def restore(self, snapshot: State) -> None:
         self.main.restore(snapshot)
         for world in self.beside:
-            world.restore(first_state(world, 0))
+            world.reset(0)
+        self._starts = [world.snapshot() for world in self.beside]
 
     def changed(self) -> list[str]:
         """What was changed in the worlds beside."""
         return [
             f"something was changed in {world.spec.domain}"
-            for world in self.beside
-            if len(state_checks(world.spec, first_state(world, 0), world.state)) > 1
+            for world, first in zip(self.beside, self._starts, strict=True)
+            if len(state_checks(world.spec, first, world.state)) > 1
         ]
-
-
-def first_state(world: World, number: int) -> State:
-    """One of the world's first states, kept with it."""
-    if number not in world.kept:
-        world.reset(number)
-        world.kept[number] = world.snapshot()
-    return world.kept[number]

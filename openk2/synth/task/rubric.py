@@ -202,7 +202,7 @@ def state_checks(spec: WorldSpec, start: State, end: State, given: Iterable[Any]
         old, table = start.tables[entity.name], end.tables[entity.name]
         if old is table:
             continue
-        made: Counter[tuple[tuple[str, Any], ...]] = Counter()
+        made: dict[str, Made] = {}
         for key, record in table.items():
             before = old.get(key)
             if before is record or before == record:
@@ -213,10 +213,12 @@ def state_checks(spec: WorldSpec, start: State, end: State, given: Iterable[Any]
                 if (entity.name, f.name) not in skip
             }
             if before is None:
-                made[tuple(sorted((name, value) for name, value in form.items() if value is not None))] += 1
+                values = tuple(sorted((name, value) for name, value in form.items() if value is not None))
+                same = made.get(repr(values))
+                made[repr(values)] = Made(entity.name, values, same.n + 1 if same else 1)
             else:
                 out += [Becomes(entity.name, key, name, v) for name, v in form.items() if record[name] != before[name]]
-        out += [Made(entity.name, values, n) for values, n in sorted(made.items(), key=repr)]
+        out += [made[values] for values in sorted(made)]
         out += [Gone(entity.name, key) for key in old if key not in table]
     return [*out, Kept()]
 
@@ -317,7 +319,7 @@ def _found(check: Check, rubric: Sequence[Check], e: Evidence) -> str:
             return "" if any(word in text for word in words) else "the answer gives no reason"
         case Asked(tool, arg, value, said):
             told = min((at for at, text in e.said if said in text), default=len(e.said) + 10**9)
-            early = [d for d in e.calls if d.tool == tool and d.args.get(arg) == value and d.at < told]
+            early = [d for d in e.calls if d.tool == tool and _lists(d.args.get(arg)) == _lists(value) and d.at < told]
             return f"{tool} was called with {arg} {value!r}, which nobody had said" if early else ""
         case OwnTools():
             return "; ".join(e.foreign[:3])
@@ -382,4 +384,6 @@ def _words(name: str) -> str:
 
 
 def _shown(value: Any) -> str:
-    return {NOW: "the time of the change", None: "nothing"}.get(value) or str(value).strip("<>")
+    if value == NOW:
+        return "the time of the change"
+    return "nothing" if value is None else str(value).strip("<>")

@@ -13,7 +13,7 @@ from openk2.synth.task.dials import Dials
 from openk2.synth.task.facts import finder
 from openk2.synth.task.goals import make_plan
 from openk2.synth.task.needed import given
-from openk2.synth.task.office import Office, first_state
+from openk2.synth.task.office import Office
 from openk2.synth.task.phrases import MANNERS, Manner
 from openk2.synth.task.plan import Goal, Plan
 from openk2.synth.task.users import POLICIES, Policy, User, Wish
@@ -48,6 +48,10 @@ class Task:
         """Whether every wish must be declined."""
         return all(goal.kind == "refuse" for goal in self.plan.goals)
 
+    def reached(self, state: State) -> bool:
+        """Whether the state is one in which the task may end."""
+        return r.reached(self.rubric, r.Evidence(self.world, self.plan.start, state, []))
+
     def user(self) -> User:
         return User(self.wishes, self.manner, self.seed, self.policy)
 
@@ -61,7 +65,7 @@ def draw_task(world: World, seed: int, dials: Dials | None = None) -> Task | Non
     office, world = world, world.main if isinstance(world, Office) else world
     rng = random.Random(f"openk2 task {world.spec.name} {world.spec.seed} {seed}")
     world.fault = None
-    world.restore(first_state(world, seed % _STATES))
+    world.reset(seed % _STATES)
     plan = make_plan(world, rng, dials, lambda plan: _needs_looking(world, plan))
     if plan is None:
         return None
@@ -79,6 +83,7 @@ def draw_task(world: World, seed: int, dials: Dials | None = None) -> Task | Non
     if isinstance(office, Office):
         more = [name for name in office.tools if name not in world.tools]
         tools = (*tools, *more)
+        office.restore(plan.start)
         system += "".join(_beside(other, [t for n, t in other.tools.items() if n in more]) for other in office.beside)
     office.restore(plan.start)
     return Task(
@@ -132,10 +137,9 @@ def _wish(
     if goal.kind == "each":
         text = voice.each(rng, tool, target.args, goal.entity, goal.by)
         return Wish(text, calls=len(goal.calls)), [r.Fulfils(number)]
-    plain = [
-        p for p in tool.params
-        if p.name in target.args and p.required and p.type.kind not in ("id", "ids") and not technical(p.name)
-    ]  # fmt: skip
+    simple = ("text", "int", "money", "time", "flag", "choice")
+    plain = [p for p in tool.params if p.name in target.args and p.required and p.type.kind in simple]
+    plain = [p for p in plain if not technical(p.name)]
     private = [p for p in plain if rng.random() < dials.private]
     names = {p.name for p in private}
     spoken = tuple((p.name, voice.value(target.args[p.name], p.type)) for p in private)
@@ -189,7 +193,7 @@ def _system(spec: WorldSpec, state: State, tools: tuple[str, ...]) -> str:
 
 def _beside(world: World, tools: list[Tool]) -> str:
     """What is told of a world whose tools the agent has besides."""
-    me = first_state(world, 0).me
+    me = world.state.me
     told = f"\nYou also have tools of {world.spec.domain}, where the user is {me['id']} with the role {me['role']}."
     return told + _rules(f"Rules of {world.spec.domain}", world.spec, tools)
 

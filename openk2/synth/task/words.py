@@ -59,6 +59,13 @@ class Voice:
                 return self.called(kind.of, value)
             case "ids":
                 return ", ".join(self.called(kind.of, v) for v in value)
+            case "texts":
+                return ", ".join(map(str, value))
+            case "object":
+                types = {part.name: part.type for part in kind.parts}
+                return " and ".join(f"{said(name)} {self.value(v, types[name])}" for name, v in value.items())
+            case "objects":
+                return "; ".join(self.value(v, Type("object", parts=kind.parts)) for v in value)
         return said(str(value)) if kind.kind == "choice" else str(value)
 
     def request(self, rng: random.Random, tool: Tool, args: dict[str, Any], instead: dict[str, str]) -> str:

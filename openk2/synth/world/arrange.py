@@ -104,6 +104,8 @@ def _holds_of(claim: c.Guard, record: Record, s: Situation) -> bool:
     match claim:
         case c.InState(_, _, field, allowed):
             return record[field] in allowed
+        case c.Matches(_, _, field, arg):
+            return record[field] is not None and record[field] == args.get(arg)
         case c.Unused(_, _, by, by_field):
             return not any(r[by_field] == record["id"] for r in s.table(by).values())
         case c.Enough(_, _, field, arg, held):
@@ -231,6 +233,12 @@ def _arrange_of(claim: c.Guard, record: Record, s: Situation, pass_: bool) -> No
         case c.InState(entity, _, field, allowed):
             values = s.spec.entity(entity).field(field).type.values
             s.put(entity, record, **{field: rng.choice([v for v in values if (v in allowed) == pass_] or list(values))})
+        case c.Matches(entity, _, field, arg):
+            known = list(s.table(s.tool.param(arg).type.of))
+            if record[field] is None and known:
+                record = s.put(entity, record, **{field: rng.choice(known)})
+            others = [key for key in known if key != record[field]]
+            args[arg] = record[field] if pass_ and record[field] else rng.choice(others or [NOBODY])
         case c.Unused(_, _, by, by_field):
             for r in [r for r in s.table(by).values() if r[by_field] == record["id"]]:
                 s.put(by, r, **{by_field: None})
@@ -323,6 +331,8 @@ def provide(claim: c.Effect, s: Situation) -> None:
                 s.add(entity, **other | ({only_field: state} if only_field else {}))
             if ids_arg:
                 args[ids_arg] = ids
+        case c.RemovesEach(entity, ids_arg):
+            args[ids_arg] = [s.add(entity)["id"] for _ in range(2)]
         case c.Absorbs(entity, id_arg, other_arg, field, by, by_field):
             for arg in (id_arg, other_arg):
                 if (record := s.record(entity, arg)) is not None:
@@ -342,6 +352,23 @@ def provide(claim: c.Effect, s: Situation) -> None:
         case c.Adds(entity, id_arg, field):
             if (record := s.record(entity, id_arg)) is not None and record[field] is None:
                 s.put(entity, record, **{field: rng.randint(1, 9)})
+
+
+def look_for(claim: c.Lists | c.Computes, s: Situation) -> None:
+    """Filters that some record passes, as a rule: of each the value that a record has, or near it."""
+    rows = list(s.table(claim.entity).values())
+    for arg, field, op in claim.filters:
+        values = [r[field] for r in rows if r[field] is not None]
+        if arg not in s.args or not values or s.rng.random() < 0.2:
+            continue
+        value = s.rng.choice(values)
+        if op == "in":
+            s.args[arg] = [value, *s.args[arg][1:]]
+        elif op == "has":
+            start = s.rng.randrange(len(value)) if value else 0
+            s.args[arg] = value[start : start + s.rng.randint(1, 5)].upper() or value
+        else:
+            s.args[arg] = value
 
 
 def _another(s: Situation, entity: str, field: str, value: Any) -> Any:

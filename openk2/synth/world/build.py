@@ -9,19 +9,21 @@ import random
 from collections.abc import Iterable, Iterator
 
 from openk2.synth.world import policies, verbs
+from openk2.synth.world.claims import Effect
 from openk2.synth.world.draft import Draft
 from openk2.synth.world.lifecycle import connect, lifecycle
 from openk2.synth.world.motifs import MOTIFS as OTHERS
+from openk2.synth.world.motifs import READING
 from openk2.synth.world.schemas import Api, Operation
 from openk2.synth.world.spec import WorldSpec
 from openk2.synth.world.tree import Field, Type
 
 MOTIFS = OTHERS | {"lifecycle": lifecycle}
-NOUNS = (2, 4)  # of a world
-_FIELDS = 14  # of an entity, before motifs
-_MOTIFS = (3, 6)
-_LEAST_TOOLS = 8
-_SAME_VERB = 9  # tools of one kind (get, list, ...) in a world at most
+_SIZES = ((0.66, (2, 4)), (0.14, (5, 8)), (0.2, (12, 22)))  # nouns of a world that can be changed, with the chance
+_FIELDS = 20  # of an entity, before motifs
+_MOTIFS = (1, 3)  # and one more for every four nouns
+_LEAST_TOOLS = 10
+_SAME_VERB = 3  # tools of one kind (get, list, ...) a noun
 ROLES = (
     ("viewer", "editor", "admin"), ("clerk", "manager"), ("member", "moderator", "owner"),
     ("agent", "lead", "director"),
@@ -39,23 +41,40 @@ def worlds_of(api: Api, seed: int) -> Iterator[WorldSpec]:
 
 
 def _groups(api: Api) -> Iterator[list[str]]:
-    """Nouns in groups of a few, each grown along references and common words."""
-    left = dict.fromkeys(sorted(api.nouns))
-    uses: dict[str, int] = dict.fromkeys(left, 0)
+    """Nouns in groups, each grown along references and common words: first those that operations change, then to each
+    group as many again that can only be read; what is near none makes no world.
+    """
+    rng = random.Random(f"openk2 groups {api.name}")
+    uses: dict[str, int] = dict.fromkeys(api.nouns, 0)
+    changed: set[str] = set()
     for operation in api.operations:
         if operation.noun in uses:
             uses[operation.noun] += 1
+            if operation.verb.removeprefix("batch_") not in verbs.GET | verbs.LIST:
+                changed.add(operation.noun)
+    left = dict.fromkeys(sorted(changed))
+    groups: list[list[str]] = []
     while left:
-        first = max(left, key=lambda noun: (uses[noun], noun))
-        group = [first]
-        del left[first]
-        while len(group) < NOUNS[1] and left:
+        ((low, most),) = rng.choices([size for _, size in _SIZES], [share for share, _ in _SIZES])
+        most = rng.randint(low, most)
+        group = [max(left, key=lambda noun: (uses[noun], noun))]
+        del left[group[0]]
+        while len(group) < most and left:
             near = max(left, key=lambda noun: (_nearness(api, noun, group), uses[noun], noun))
-            if len(group) >= NOUNS[0] and _nearness(api, near, group) == 0:
+            if len(group) >= _SIZES[0][1][0] and _nearness(api, near, group) == 0 and most < _SIZES[-1][1][0]:
                 break
             group.append(near)
             del left[near]
-        yield group
+        groups.append(group)
+    room = [len(group) + 1 for group in groups]
+    for noun in sorted(api.nouns.keys() - changed):
+        near = max(range(len(groups)), key=lambda i: (room[i] > 0, _nearness(api, noun, groups[i]), -i), default=None)
+        if near is None and not groups:
+            groups, room, near = [[]], [len(api.nouns)], 0
+        if near is not None and room[near] > 0:
+            groups[near].append(noun)
+            room[near] -= 1
+    yield from groups
 
 
 def _nearness(api: Api, noun: str, group: list[str]) -> int:
@@ -77,15 +96,17 @@ def build(api: Api, nouns: list[str], name: str, seed: int) -> WorldSpec:
         draft.entity(noun, fields)
     kinds: dict[str, int] = {}
     for operation in _in_order(api.operations):
-        if kinds.get(operation.verb, 0) >= _SAME_VERB:
+        if kinds.get(operation.verb, 0) >= _SAME_VERB * max(3, len(nouns)):
             continue
         linked = verbs.compile_link(draft, operation, names)
         if linked or (operation.noun in names and verbs.compile_operation(draft, operation)):
             kinds[operation.verb] = kinds.get(operation.verb, 0) + 1
     connect(draft)
-    for motif in rng.sample(list(MOTIFS), rng.randint(*_MOTIFS)):
+    effects = (claim for tool in draft.tools.values() for claim in tool.claims if isinstance(claim, Effect))
+    changed = {getattr(effect, "entity", "") for effect in effects}
+    for motif in rng.sample(list(MOTIFS), min(len(MOTIFS), rng.randint(*_MOTIFS) + len(nouns) // 4)):
         for noun in rng.sample(nouns, len(nouns)):
-            if MOTIFS[motif](draft, noun):
+            if (noun in changed or motif in READING) and MOTIFS[motif](draft, noun):
                 break
     _overlay(draft)
     return WorldSpec(name, api.title, seed, draft.entities(), tuple(draft.tools.values()), api.source)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 Function = Callable[["State", dict[str, Any]], dict[str, Any]]
 
-_TESTS = {"==": "eq", "!=": "ne", "<": "lt", "<=": "le", ">": "gt", ">=": "ge", "in": "within"}
+_TESTS = {"==": "eq", "!=": "ne", "<": "lt", "<=": "le", ">": "gt", ">=": "ge", "in": "within", "has": "has"}
 _CALCS = {"+": "add", "-": "sub", "*": "mul", "//": "div", "%": "mod", "min": "least", "max": "most"}
 
 
@@ -39,6 +39,7 @@ BUILTINS: dict[str, Any] = {
     "gt": lambda a, b: _comparable(a, b) and a > b,
     "ge": lambda a, b: _comparable(a, b) and a >= b,
     "within": lambda a, b: a is not None and b is not None and a in b,
+    "has": lambda a, b: isinstance(a, str) and isinstance(b, str) and b.lower() in a.lower(),
     "add": _number(lambda a, b: a + b),
     "sub": _number(lambda a, b: a - b),
     "mul": _number(lambda a, b: a * b),
@@ -130,10 +131,8 @@ def _output(output: t.Output) -> str:
             return "{" + ", ".join(f"{f!r}: {bound}[{f!r}]" for f in ("id", *fields)) + "}"
         case t.GiveList(entity, where, fields, sort, descending, offset, limit):
             test = "" if where == t.YES else f" if {condition(where)}"
-            return (
-                f"s.page([it for it in s.rows({entity!r}){test}], {('id', *fields)!r}, {sort!r}, {descending}, "
-                f"{expression(offset)}, {expression(limit)})"
-            )
+            how = f"{expression(sort)}, {condition(descending)}, {expression(offset)}, {expression(limit)}"
+            return f"s.page([it for it in s.rows({entity!r}){test}], {('id', *fields)!r}, {how})"
     raise TypeError(f"{output!r} is no output")
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import random
 
 from openk2.synth.world import claims as c
-from openk2.synth.world.arrange import Situation, arrange, holds, provide
+from openk2.synth.world.arrange import Situation, arrange, holds, look_for, provide
 from openk2.synth.world.expect import NEW, After, canonical
 from openk2.synth.world.spec import Tool
 from openk2.synth.world.state import State
@@ -59,6 +59,8 @@ def situation(world: World, tool: Tool, start: State, rng: random.Random, slack:
         for claim in tool.claims:
             if isinstance(claim, c.Effect) and not (slack and isinstance(claim, c.Unlinks)):
                 provide(claim, s)
+            if isinstance(claim, c.Lists | c.Computes):
+                look_for(claim, s)
         for _ in range(2):  # a guard may undo what one before it needs
             for claim in _guards(tool):
                 arrange(claim, s, True)

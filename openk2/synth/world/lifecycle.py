@@ -7,6 +7,7 @@ the drawn states are changed so that one tool opens the way for another: stop wh
 from __future__ import annotations
 
 import dataclasses
+import itertools
 
 from openk2.synth.world import claims as c
 from openk2.synth.world.draft import Draft, id_param
@@ -58,7 +59,7 @@ def lifecycle(draft: Draft, entity: str) -> bool:
     field = draft.field(entity, Field("stage", Type("choice", values=stages)))
     target = id_param(entity)
     notes = [f for f in draft.of_kind(entity, "int", "time", "flag", "text") if not f.fixed]
-    for (_, before), (verb, stage) in zip(cycle, cycle[1:], strict=False):
+    for (_, before), (verb, stage) in itertools.pairwise(cycle):
         params, args = [target], []
         for f in draft.rng.sample(notes, min(len(notes), draft.rng.randint(0, 2))):
             params.append(Param(f.name, f.type, "", False, 1 if f.type.kind == "int" else None))

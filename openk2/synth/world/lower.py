@@ -60,6 +60,9 @@ def _guard(claim: c.Guard, tool: Tool) -> list[t.Step]:
         case c.InState(entity, id_arg, field, allowed, error):
             told = f"The {_said(entity)} must be {' or '.join(allowed)} for this."
             return [t.Require(_in(t.Of(bound(id_arg), field), allowed), error, told)]
+        case c.Matches(entity, id_arg, field, arg, error):
+            told = f"There is no {_said(entity)} {{{id_arg}}} with the {_said(field)} {{{arg}}}."
+            return [t.Require(t.Test("==", t.Of(bound(id_arg), field), t.Arg(arg)), error, told)]
         case c.Unique(entity, field, arg, scope, error):
             same: tuple[t.Cond, ...] = (t.Test("==", _it(field), t.Arg(arg)),)
             if scope:
@@ -213,6 +216,8 @@ def _effect(claim: c.Effect, tool: Tool) -> list[t.Step]:
             if only_field:
                 where = t.All((where, _in(_it(only_field), only)))
             return [t.Each("each", entity, where, (t.Update("each", _values((), values, "", "")),))]
+        case c.RemovesEach(entity, ids_arg):
+            return [t.Each("each", entity, t.Test("in", _it("id"), t.Arg(ids_arg)), (t.Remove("each"),))]
         case c.Frees(_, id_arg, pool, pool_field, amount, held, taken):
             return [_freed(bound(id_arg), pool, pool_field, amount, held, taken)]
         case c.Expires(entity, field, state, of, to, pool, pool_field, amount, held):
@@ -266,13 +271,15 @@ def _shown(claim: c.Shown, made: str) -> t.Output:
     match claim:
         case c.Shows(_, id_arg, fields):
             return t.GiveRecord(bound(id_arg) if id_arg else made, fields)
-        case c.Lists(entity, fields, filters, sort, descending, paged, mine, fixed, top):
+        case c.Lists(entity, fields, filters, sort, descending, paged, mine, fixed, top, sort_arg, order_arg):
             offset, limit = (
                 (t.Or(t.Arg("offset"), t.Const(0)), t.Or(t.Arg("limit"), t.Const(10)))
                 if paged
                 else (t.Const(0), t.Const(top))
             )
-            return t.GiveList(entity, _where(filters, fixed, mine), fields, sort, descending, offset, limit)
+            by: t.Expr = t.Or(t.Arg(sort_arg), t.Const(sort)) if sort_arg else t.Const(sort)
+            down = t.Test("==", t.Arg(order_arg), t.Const("descending")) if order_arg else t.YES if descending else t.NO
+            return t.GiveList(entity, _where(filters, fixed, mine), fields, by, down, offset, limit)
         case c.Computes(how, entity, field, filters, fixed):
             where = _where(filters, fixed)
             value: t.Expr = t.Count(entity, where) if how == "count" else t.Total(_how(how), entity, field, where)

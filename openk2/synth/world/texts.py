@@ -60,7 +60,8 @@ _KINDS: tuple[tuple[str, Callable[[random.Random], str]], ...] = (
     (r"region|zone$", lambda r: r.choice(_REGIONS)),
     (r"description|comment|reason|note$|notes$|memo|body|message$|summary", lambda r: r.choice(_REASONS)),
     (r"phone", lambda r: f"+00 555 {r.randint(1000, 9999)}"),
-    (r"arn$", lambda r: f"arn:{r.choice(_FIRST)}:{r.choice(_SECOND)}/{r.randint(100, 999)}"),
+    (r"_ids?$|identifiers?$", lambda r: f"K{r.getrandbits(24):06X}"),
+    (r"arns?$", lambda r: f"arn:{r.choice(_FIRST)}:{r.choice(_SECOND)}/{r.randint(100, 999)}"),
     (r"currency", lambda r: r.choice(("EUR", "USD", "GBP", "JPY", "CHF"))),
     (r"language|locale", lambda r: r.choice(("en", "de", "fr", "es", "ja", "pt"))),
 )  # fmt: skip
