@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 
 from openk2.errors import UserError
+from openk2.synth.shards import make, read_records
 from openk2.synth.task.audit import floors
 from openk2.synth.task.episode import Episode, Trajectory
-from openk2.synth.task.make import Library, Order, make, read_records, write_worlds
+from openk2.synth.task.make import Library, Order, write_worlds
 from openk2.synth.task.plan import necessary
 from openk2.synth.task.spoil import SPOILS, alternative
 from openk2.synth.task.task import Dials, Task, draw_task
@@ -126,7 +127,7 @@ def test_shards_are_the_same_bytes_by_one_or_two_processes_and_after_a_kill(tmp_
     for record in read_records(tmp_path / "one"):
         assert problems(record, library.named(record["proof"]["world"])) == []
     manifest = json.loads((tmp_path / "one" / "manifest.json").read_text())
-    assert manifest["trajectories"] == sum(s["trajectories"] for s in manifest["shards"]) >= 32
+    assert manifest["records"] == sum(s["records"] for s in manifest["shards"]) >= 32
     with pytest.raises(UserError, match="another order"):
         make(Order(str(tmp_path / "w"), 40, 6, size=8), tmp_path / "one", say=quiet)
 
