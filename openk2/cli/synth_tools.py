@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import random
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from openk2.cli import synth_orders
+from openk2.cli import synth_model, synth_orders
 from openk2.errors import UserError
 
 if TYPE_CHECKING:
@@ -59,9 +59,10 @@ def tools(out: Path, data: Path | None, seed: int, show: str | None) -> None:
     "--depth", type=click.IntRange(0), default=2, show_default=True, help="Calls that one may need before it."
 )
 @click.option("--least-tools", type=click.IntRange(1), default=12, show_default=True, help="Tools that an agent sees.")
+@synth_model.model_options
 def dialogues(
     worlds: Path, out: Path | None, count: int, seed: int, size: int, workers: int, ray: bool, goals: str, depth: int,
-    least_tools: int,
+    least_tools: int, **asked: Any,
 ) -> None:  # fmt: skip
     """Dialogues of users and agents in these worlds, each executed, and verified by executing it again."""
     from openk2.synth.task.make import Order
@@ -75,7 +76,10 @@ def dialogues(
     if not 1 <= span[0] <= span[1]:
         raise UserError(f"--goals {goals!r} is no span; write for example 1,3.")
     order = Order(str(worlds.resolve()), count, seed, size, Dials(span, depth, least_tools))
-    synth_orders.make(order, out, workers, ray)
+    if asked["model"] or asked["base_url"]:
+        synth_model.make(order, out, asked)
+    else:
+        synth_orders.make(order, out, workers, ray)
 
 
 @click.command()

@@ -22,7 +22,7 @@ from openk2.errors import UserError
 from openk2.synth import shards
 from openk2.synth.rows import packed_lines
 from openk2.synth.task.episode import Episode, Trajectory
-from openk2.synth.task.task import Dials, draw_task
+from openk2.synth.task.task import Dials, Task, draw_task
 from openk2.synth.task.verify import problems
 from openk2.synth.trajectory import Record
 from openk2.synth.world.spec import WorldSpec, from_json, to_json
@@ -84,8 +84,8 @@ class Library:
         return hashlib.blake2b(b"\n".join(self._lines), digest_size=16).hexdigest()
 
 
-def trajectory(library: Library, order: Order, number: int) -> tuple[Trajectory | None, Counter[str]]:
-    """Trajectory `number` of an order, and what was drawn and not used on the way to it."""
+def solved(library: Library, order: Order, number: int) -> tuple[tuple[World, Task, Trajectory] | None, Counter[str]]:
+    """Task `number` of an order with the planner's trajectory, and what was drawn and not used on the way to it."""
     pick = hashlib.blake2b(f"{order.seed}/{number // _RUN}".encode(), digest_size=8).digest()
     world = library.world(int.from_bytes(pick, "big") % len(library))
     dropped: Counter[str] = Counter()
@@ -103,7 +103,7 @@ def trajectory(library: Library, order: Order, number: int) -> tuple[Trajectory 
         if found := problems(record, world):
             dropped[f"refused: {found[0]}"] += 1
             continue
-        return record, dropped
+        return (world, task, record), dropped
     return None, dropped
 
 
@@ -118,21 +118,20 @@ class Order(shards.Order):
     dials: Dials = Dials()  # noqa: RUF009
 
     def about(self) -> dict[str, Any]:
-        library = _library(self.worlds)
-        return {"dials": asdict(self.dials), "worlds": len(library), "worlds_blake2b": library.digest()}
+        worlds = library(self.worlds)
+        return {"dials": asdict(self.dials), "worlds": len(worlds), "worlds_blake2b": worlds.digest()}
 
     def sources(self) -> str:
         return "made by openk2 (MIT) from API descriptions: botocore (Apache-2.0), Toucan MCP specifications (MIT)"
 
     def records(self, numbers: range, dropped: Counter[str]) -> Iterator[Record]:
-        library = _library(self.worlds)
         for number in numbers:
-            record, told = trajectory(library, self, number)
+            found, told = solved(library(self.worlds), self, number)
             dropped += told
-            if record is not None:
-                yield {"n": number} | record
+            if found is not None:
+                yield {"n": number} | found[2]
 
 
 @lru_cache(maxsize=4)
-def _library(folder: str) -> Library:
+def library(folder: str) -> Library:
     return Library(Path(folder))

@@ -1,0 +1,219 @@
+"""Dialogues in which any model behind a provider is the agent; kept where the verifier finds nothing wrong.
+
+    k2 synth dialogues --worlds WORLDS --out OUT --count 1000 --model kimi:kimi-k2-thinking
+
+The tasks, the users and the proof are those of the planner's trajectories, and each task is one that the planner has
+solved. Several dialogues are under way at once; each is written down the moment it ends, so that a run which is killed
+goes on where it was.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import aclosing
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from openk2.chat.call_ids import canonical
+from openk2.chat.messages import Message, ToolCall
+from openk2.errors import UserError
+from openk2.providers.base import Limits, Provider, Reply, Usage, WindowFull
+from openk2.synth import shards
+from openk2.synth.rows import packed_lines
+from openk2.synth.task import make as planned
+from openk2.synth.task.episode import Episode, Trajectory
+from openk2.synth.task.task import Task
+from openk2.synth.task.verify import problems
+from openk2.synth.world.world import Result, World
+
+CALLS = (3, 10)  # a model may take so many times the planner's calls, and so many more
+
+
+@dataclass(frozen=True)
+class Asking:
+    """How a model is asked. `calls`, `tokens` (that it writes): the most of one dialogue. `at_once`: dialogues."""
+
+    provider: Provider
+    limits: Limits = Limits()  # noqa: RUF009
+    calls: int | None = None
+    tokens: int = 200_000
+    at_once: int = 8
+    say: Callable[[str], None] = print
+
+    def to_json(self) -> dict[str, Any]:
+        sampling = {name: getattr(self.limits, name) for name in ("temperature", "top_p", "effort", "thinking_tokens")}
+        return {"name": self.provider.name} | {name: v for name, v in sampling.items() if v is not None}
+
+
+class Broken(Exception):
+    """Why a dialogue cannot go on."""
+
+
+class Dialogue(Episode):
+    """One dialogue of a task's user and a model. Others may use `world` while the model thinks."""
+
+    def __init__(self, world: World, task: Task, asking: Asking, calls: int, seed: int) -> None:
+        super().__init__(world, task)
+        world.fault = None
+        self.asking, self.most, self.usage = asking, asking.calls or CALLS[0] * calls + CALLS[1], Usage()
+        self.limits = replace(asking.limits, seed=seed)
+        self.state = task.plan.start.copy()
+        self.specs = task.tool_specs()
+
+    async def held(self) -> str:
+        """Talk until the user wants nothing more: "", or why that was not reached.
+
+        Raises UserError where the model cannot be asked.
+        """
+        try:
+            while True:
+                message = await self._reply()
+                self.messages.append(message)
+                if not message.tool_calls:
+                    said = self.user.reply(message.content)
+                    if said is None:
+                        return ""
+                    self.messages.append(Message("user", said))
+                for call in message.tool_calls:
+                    result = json.dumps(self._result(call), ensure_ascii=False)
+                    self.messages.append(Message("tool", result, tool_call_id=call.id))
+        except Broken as why:
+            return str(why)
+        except WindowFull:
+            return "the model's window is full"
+
+    async def _reply(self) -> Message:
+        room = self.asking.tokens - self.usage.completion
+        if room < 1:
+            raise Broken("too many tokens were written")
+        limits = replace(self.limits, max_tokens=min(room, self.limits.max_tokens or room))
+        stream: Any = self.asking.provider.stream(self.messages, self.specs, limits)
+        reply = None
+        async with aclosing(stream):
+            async for piece in stream:
+                reply = piece if isinstance(piece, Reply) else reply
+        if reply is None:
+            raise UserError(f"The model {self.asking.provider.name} ended its stream without a reply.")
+        self.usage += reply.usage
+        if reply.finish_reason == "length":
+            raise Broken("a reply was cut off at its limit")
+        if not reply.message.content.strip() and not reply.message.tool_calls:
+            raise Broken("a reply held neither an answer nor a call")
+        return reply.message
+
+    def _result(self, call: ToolCall) -> Result:
+        if self.calls >= self.most:
+            raise Broken("too many calls were made")
+        try:
+            arguments = json.loads(call.arguments or "{}")
+        except (ValueError, RecursionError):
+            arguments = None
+        if not isinstance(arguments, dict):
+            raise Broken("arguments were no JSON object")
+        self.calls += 1
+        self.world.state, self.world.fault = self.state, self._fault
+        result = self.world.call(call.name, arguments)
+        self.state, self.world.fault = self.world.state, None
+        return result
+
+    def record(self) -> Trajectory:
+        """The trajectory so far, calls numbered as everywhere; what only one service understands is left out."""
+        kept = self.messages
+        self.messages = [replace(m, native=None, token_ids=()) for m in canonical(kept)]
+        made = self._record()
+        self.messages = kept
+        return made | {"model": self.asking.to_json() | {"usage": self.usage.to_json()}}
+
+
+@dataclass(frozen=True)
+class Order(planned.Order):
+    """The planner's order of tasks, each given `tries` times to a model.
+
+    `folder` is where the shards go. `keep_refused`: what was refused is kept too, in the folder `refused` there.
+    """
+
+    tries: int = 1
+    keep_refused: bool = False
+    folder: str = ""
+    asking: Asking = field(kw_only=True)
+
+    def about(self) -> dict[str, Any]:
+        return super().about() | {"model": self.asking.to_json(), "tries": self.tries}
+
+    def records(self, numbers: range, dropped: Counter[str]) -> Iterator[Trajectory]:
+        file = Path(self.folder) / f"dialogues-{numbers.start:08d}.jsonl"
+        done = _read(file)
+        missing = [n for n in numbers if n not in done]
+        if missing:
+            with file.open("a", encoding="utf-8") as journal:
+                asyncio.run(self._ask_all(missing, done, lambda line: (journal.write(line), journal.flush())))
+        if self.keep_refused:
+            (Path(self.folder) / "refused").mkdir(exist_ok=True)
+            with packed_lines(Path(self.folder) / "refused" / f"part-{numbers.start // self.size:05d}.jsonl.gz") as out:
+                out.writelines(json.dumps(done[n], ensure_ascii=False) + "\n" for n in numbers if "failed" in done[n])
+        for n in numbers:
+            if why := done[n].get("failed"):
+                dropped[why[0]] += 1
+            else:
+                yield done[n]
+
+    async def _ask_all(self, numbers: list[int], done: dict[int, Trajectory], write: Callable[[str], object]) -> None:
+        """The dialogues of these numbers into `done`, each written down as it ends."""
+        waiting, kept, begun = iter(numbers), 0, len(done)
+
+        async def work() -> None:
+            nonlocal kept
+            for n in waiting:
+                made = await self._dialogue(n)
+                done[n] = made
+                write(json.dumps(made, ensure_ascii=False, separators=(",", ":")) + "\n")
+                kept += "failed" not in made
+                ended = len(done) - begun
+                self.asking.say(f"{ended}/{len(numbers)} dialogues, {kept} kept")
+
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                for _ in range(self.asking.at_once):
+                    tasks.create_task(work())
+        except BaseExceptionGroup as several:
+            raise several.exceptions[0] from None
+        finally:
+            if close := getattr(self.asking.provider, "aclose", None):
+                await close()
+
+    async def _dialogue(self, n: int) -> Trajectory:
+        """With `failed`, the reasons, where it is refused."""
+        library = planned.library(self.worlds)
+        found, _ = planned.solved(library, self, n // self.tries)
+        if found is None:
+            return {"n": n, "failed": ["no task"]}
+        world, task, plan = found
+        talk = Dialogue(world, task, self.asking, plan["proof"]["calls"], self.seed * 1_000_003 + n)
+        broken = await talk.held()
+        made = {"n": n} | talk.record()
+        failed = [broken] if broken else problems(made, world)
+        return made | ({"failed": failed} if failed else {})
+
+
+def _read(file: Path) -> dict[int, Trajectory]:
+    """The dialogues of a journal, by number; a last line that was cut off is taken away."""
+    if not file.exists():
+        return {}
+    lines = file.read_bytes().splitlines(keepends=True)
+    if lines and not lines[-1].endswith(b"\n"):
+        file.write_bytes(b"".join(lines[:-1]))
+        del lines[-1]
+    return {made["n"]: made for made in map(json.loads, lines)}
+
+
+def make(order: Order) -> dict[str, Any]:
+    """Ask for all dialogues that are not there; returns the manifest. See `shards.make`."""
+    folder = Path(order.folder)
+    manifest = shards.make(order, folder, say=order.asking.say)
+    for journal in folder.glob("dialogues-*.jsonl"):  # they are all in shards now
+        journal.unlink()
+    return manifest
