@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import aclosing
@@ -30,6 +31,7 @@ from openk2.synth.task.task import Task
 from openk2.synth.task.verify import problems
 from openk2.synth.world.world import Result, World
 
+SAY_SECONDS = 5.0
 CALLS = (3, 10)  # a model may take so many times the planner's calls, and so many more
 
 
@@ -163,17 +165,18 @@ class Order(planned.Order):
 
     async def _ask_all(self, numbers: list[int], done: dict[int, Trajectory], write: Callable[[str], object]) -> None:
         """The dialogues of these numbers into `done`, each written down as it ends."""
-        waiting, kept, begun = iter(numbers), 0, len(done)
+        waiting, kept, ended = iter(numbers), 0, 0
+        began = told = time.monotonic()
 
         async def work() -> None:
-            nonlocal kept
+            nonlocal kept, ended, told
             for n in waiting:
-                made = await self._dialogue(n)
-                done[n] = made
+                made = done[n] = await self._dialogue(n)
                 write(json.dumps(made, ensure_ascii=False, separators=(",", ":")) + "\n")
-                kept += "failed" not in made
-                ended = len(done) - begun
-                self.asking.say(f"{ended}/{len(numbers)} dialogues, {kept} kept")
+                kept, ended, now = kept + ("failed" not in made), ended + 1, time.monotonic()
+                if now - told >= SAY_SECONDS:
+                    told, left = now, (now - began) / ended * (len(numbers) - ended) / 60
+                    self.asking.say(f"{ended}/{len(numbers)} dialogues of this shard, {kept} kept, {left:.1f} min left")
 
         try:
             async with asyncio.TaskGroup() as tasks:
