@@ -174,11 +174,12 @@ def _errors(record: Record) -> int:
 
 
 HAPPENS = {
-    "goes on after an error": lambda r: r["kind"] != "refuse" and _errors(r) > 0,
+    "goes on after an error": lambda r: r["kind"] == "solve" and _errors(r) > 0,
+    "declines a wish": lambda r: r["kind"] in ("refuse", "mixed"),
     "asks for a missing fact": lambda r: any(
         m["role"] == "assistant" and not m.get("tool_calls") and m["content"].endswith("?") for m in r["messages"]
     ),
-    "several wishes": lambda r: r.get("proof", {}).get("wishes", 1) > 1,
+    "several wishes": lambda r: len(r.get("proof", {}).get("user", {}).get("wishes", ())) > 1,
     "with a detour": lambda r: bool(r.get("proof", {}).get("detours")),
 }
 

@@ -26,7 +26,7 @@ LONG = 24  # messages of a long record that are shown, half from its beginning a
 DRAWN: tuple[tuple[str, str, int, Callable[[Record], bool]], ...] = (
     ("dialogues", "any", 4, lambda r: True),
     ("dialogues", "going on after an error", 2, HAPPENS["goes on after an error"]),
-    ("dialogues", "an impossible wish", 2, lambda r: r["kind"] == "refuse"),
+    ("dialogues", "an impossible wish", 2, HAPPENS["declines a wish"]),
     ("dialogues", "a missing fact", 2, HAPPENS["asks for a missing fact"]),
     ("dialogues", "long: of the hundredth with the most calls", 2, lambda r: False),
     ("maths", "any", 4, lambda r: True),
@@ -64,7 +64,8 @@ def title(record: Record, wanted: str) -> str:
     proof = record.get("proof", {})
     about = f"{len(calls(record))} calls"
     if "world" in proof:
-        about = f"world {proof['world']}, {len(record['tools'])} tools offered, {proof['wishes']} wishes, {about}"
+        wishes = len(proof["user"]["wishes"])
+        about = f"world {proof['world']}, {len(record['tools'])} tools offered, {wishes} wishes, {about}"
     if "hops" in proof:
         about = f"{proof['hops']} hops, {proof['documents']} documents, {about}"
     return f"{record['kind']} {record.get('n', '')} ({wanted}): {about}"
@@ -87,11 +88,9 @@ def draw(data: dict[str, list[Record]]) -> list[tuple[str, str, Record]]:
     """(source, what was drawn from, record) of twenty different records."""
     rng, out = random.Random(SEED), []
     for source, wanted, count, fits in DRAWN:
-        found = [record for record in data[source] if fits(record)]
-        if not found:
-            found = sorted(data[source], key=lambda r: -len(calls(r)))[: max(count, len(data[source]) // 100)]
-        taken = [id(record) for *_, record in out]
-        out += [(source, wanted, r) for r in rng.sample([r for r in found if id(r) not in taken], count)]
+        left = [record for record in data[source] if id(record) not in {id(r) for *_, r in out}]
+        longest = sorted(left, key=lambda r: -len(calls(r)))[: max(count, len(left) // 100)]
+        out += [(source, wanted, r) for r in rng.sample([r for r in left if fits(r)] or longest, count)]
     return out
 
 

@@ -65,8 +65,8 @@ def dialogues(
     least_tools: int, **asked: Any,
 ) -> None:  # fmt: skip
     """Dialogues of users and agents in these worlds, each executed, and verified by executing it again."""
+    from openk2.synth.task.dials import Dials
     from openk2.synth.task.make import Order
-    from openk2.synth.task.task import Dials
 
     try:
         low, _, high = goals.partition(",")
@@ -86,13 +86,24 @@ def dialogues(
 @click.argument("file", type=_FOLDER)
 @worlds_option
 @click.option("--show", type=click.IntRange(0), default=5, show_default=True, help="Failures to print.")
-def verify(file: Path, worlds: Path, show: int) -> None:
+@click.option("--rubric", is_flag=True, help="Print the checks that fail as sentences, and the mean score.")
+def verify(file: Path, worlds: Path, show: int, rubric: bool) -> None:
     """Execute every trajectory of FILE (or a folder of shards) again, and say which are not true."""
     from openk2.synth.task.make import Library
-    from openk2.synth.task.verify import problems
+    from openk2.synth.task.verify import score
 
-    library = Library(worlds)
-    synth_orders.verify(file, lambda r: problems(r, library.named(r.get("proof", {}).get("world", ""))), show)
+    library, shares = Library(worlds), list[float]()
+
+    def problems(record: dict[str, Any]) -> list[str]:
+        found = score(record, library.of(record))
+        shares.append(found.share)
+        return [*found.untrue, *(f"not so: {asked} {reason}" if rubric else reason for asked, reason in found.failed)]
+
+    try:
+        synth_orders.verify(file, problems, show)
+    finally:
+        if rubric and shares:
+            click.echo(f"{100 * sum(shares) / len(shares):.1f}% of the checks hold, on average")
 
 
 @click.command()
@@ -146,7 +157,7 @@ def serve(world: str, worlds: Path, seed: int, task: bool) -> None:
         drawn = draw_task(opened, seed)
         if drawn is None:
             raise UserError(f"The seed {seed} has no task in {world}; try another.")
-        text = json.dumps({"system": drawn.system, "requests": [r.text for r in drawn.requests]})
+        text = json.dumps({"system": drawn.system, "requests": [wish.text for wish in drawn.wishes]})
     run(opened, text)
 
 

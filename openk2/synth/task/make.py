@@ -11,8 +11,9 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
+import random
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -21,8 +22,12 @@ from typing import Any
 from openk2.errors import UserError
 from openk2.synth import shards
 from openk2.synth.rows import packed_lines
-from openk2.synth.task.episode import Episode, Trajectory
-from openk2.synth.task.task import Dials, Task, draw_task
+from openk2.synth.task.dialogue import Trajectory
+from openk2.synth.task.dials import Dials
+from openk2.synth.task.episode import Episode
+from openk2.synth.task.office import Office
+from openk2.synth.task.plan import some
+from openk2.synth.task.task import Task, draw_task
 from openk2.synth.task.verify import problems
 from openk2.synth.trajectory import Record
 from openk2.synth.world.spec import WorldSpec, from_json, to_json
@@ -67,10 +72,13 @@ class Library:
 
     def world(self, number: int) -> World:
         if number not in self._open:
-            if len(self._open) >= 8:
+            if len(self._open) >= 12:
                 del self._open[next(iter(self._open))]
             self._open[number] = World(self.spec(number))
         return self._open[number]
+
+    def name(self, number: int) -> str:
+        return json.loads(self._lines[number])["name"]
 
     def named(self, name: str) -> World:
         """Raises UserError for a world that is not there."""
@@ -80,6 +88,15 @@ class Library:
             raise UserError(f"There is no world {name!r} among the {len(self)} of this folder.")
         return self.world(self._numbers[name])
 
+    def office(self, main: World, names: Sequence[str]) -> World:
+        """The world with others beside it, or the world itself. Raises UserError for a world that is not there."""
+        return Office(main, [self.named(name) for name in names]) if names else main
+
+    def of(self, record: Trajectory) -> World:
+        """The world that a trajectory was made in. Raises UserError for a world that is not there."""
+        proof = record.get("proof", {})
+        return self.office(self.named(proof.get("world", "")), proof.get("beside", ()))
+
     def digest(self) -> str:
         return hashlib.blake2b(b"\n".join(self._lines), digest_size=16).hexdigest()
 
@@ -87,7 +104,10 @@ class Library:
 def solved(library: Library, order: Order, number: int) -> tuple[tuple[World, Task, Trajectory] | None, Counter[str]]:
     """Task `number` of an order with the planner's trajectory, and what was drawn and not used on the way to it."""
     pick = hashlib.blake2b(f"{order.seed}/{number // _RUN}".encode(), digest_size=8).digest()
-    world = library.world(int.from_bytes(pick, "big") % len(library))
+    rng = random.Random(pick)
+    world = library.world(rng.randrange(len(library)))
+    beside = [library.name(rng.randrange(len(library))) for _ in range(some(rng, order.dials.beside))]
+    world = library.office(world, beside)
     dropped: Counter[str] = Counter()
     for attempt in range(_SEEDS):
         seed = (order.seed * 1_000_003 + number) * _SEEDS + attempt

@@ -1,8 +1,8 @@
-"""Dialogues in which any model behind a provider is the agent; kept where the verifier finds nothing wrong.
+"""Dialogues in which any model behind a provider is the agent; kept where the rubric and the verifier agree to it.
 
     k2 synth dialogues --worlds WORLDS --out OUT --count 1000 --model kimi:kimi-k2-thinking
 
-The tasks, the users and the proof are those of the planner's trajectories, and each task is one that the planner has
+Tasks, users, rubrics and proof are those of the planner's trajectories, and each task is one that the planner has
 solved. Several dialogues are under way at once; each is written down the moment it ends, so that a run which is killed
 goes on where it was.
 """
@@ -20,16 +20,13 @@ from pathlib import Path
 from typing import Any
 
 from openk2.chat.call_ids import canonical
-from openk2.chat.messages import Message, ToolCall
 from openk2.errors import UserError
 from openk2.providers.base import Limits, Provider, Reply, Usage, WindowFull
 from openk2.synth import shards
 from openk2.synth.rows import packed_lines
 from openk2.synth.task import make as planned
-from openk2.synth.task.episode import Episode, Trajectory
-from openk2.synth.task.task import Task
+from openk2.synth.task.dialogue import Dialogue, Trajectory, seeded_faults
 from openk2.synth.task.verify import problems
-from openk2.synth.world.world import Result, World
 
 SAY_SECONDS = 5.0
 CALLS = (3, 10)  # a model may take so many times the planner's calls, and so many more
@@ -51,84 +48,44 @@ class Asking:
         return {"name": self.provider.name} | {name: v for name, v in sampling.items() if v is not None}
 
 
-class Broken(Exception):
+class _Broken(Exception):
     """Why a dialogue cannot go on."""
 
 
-class Dialogue(Episode):
-    """One dialogue of a task's user and a model. Others may use `world` while the model thinks."""
+async def held(talk: Dialogue, asking: Asking, calls: int, seed: int) -> tuple[str, Usage]:
+    """Let the model speak until the user wants nothing more: ("", tokens), or why that was not reached.
 
-    def __init__(self, world: World, task: Task, asking: Asking, calls: int, seed: int) -> None:
-        super().__init__(world, task)
-        world.fault = None
-        self.asking, self.most, self.usage = asking, asking.calls or CALLS[0] * calls + CALLS[1], Usage()
-        self.limits = replace(asking.limits, seed=seed)
-        self.state = task.plan.start.copy()
-        self.specs = task.tool_specs()
+    Raises UserError where the model cannot be asked.
+    """
+    usage, made = Usage(), 0
+    try:
+        while not talk.over:
+            limits = replace(asking.limits, seed=seed, max_tokens=asking.tokens - usage.completion)
+            reply = await _reply(asking.provider, talk, limits)
+            usage += reply.usage
+            message = reply.message
+            if reply.finish_reason == "length" or usage.completion >= asking.tokens:
+                raise _Broken("too many tokens were written")
+            if not message.content.strip() and not message.tool_calls:
+                raise _Broken("a reply held neither an answer nor a call")
+            made += len(message.tool_calls)
+            if made > calls:
+                raise _Broken("too many calls were made")
+            talk.assistant(message)
+    except _Broken as why:
+        return str(why), usage
+    except WindowFull:
+        return "the model's window is full", usage
+    return "", usage
 
-    async def held(self) -> str:
-        """Talk until the user wants nothing more: "", or why that was not reached.
 
-        Raises UserError where the model cannot be asked.
-        """
-        try:
-            while True:
-                message = await self._reply()
-                self.messages.append(message)
-                if not message.tool_calls:
-                    said = self.user.reply(message.content)
-                    if said is None:
-                        return ""
-                    self.messages.append(Message("user", said))
-                for call in message.tool_calls:
-                    result = json.dumps(self._result(call), ensure_ascii=False)
-                    self.messages.append(Message("tool", result, tool_call_id=call.id))
-        except Broken as why:
-            return str(why)
-        except WindowFull:
-            return "the model's window is full"
-
-    async def _reply(self) -> Message:
-        room = self.asking.tokens - self.usage.completion
-        if room < 1:
-            raise Broken("too many tokens were written")
-        limits = replace(self.limits, max_tokens=min(room, self.limits.max_tokens or room))
-        stream: Any = self.asking.provider.stream(self.messages, self.specs, limits)
-        reply = None
-        async with aclosing(stream):
-            async for piece in stream:
-                reply = piece if isinstance(piece, Reply) else reply
-        if reply is None:
-            raise UserError(f"The model {self.asking.provider.name} ended its stream without a reply.")
-        self.usage += reply.usage
-        if reply.finish_reason == "length":
-            raise Broken("a reply was cut off at its limit")
-        if not reply.message.content.strip() and not reply.message.tool_calls:
-            raise Broken("a reply held neither an answer nor a call")
-        return reply.message
-
-    def _result(self, call: ToolCall) -> Result:
-        if self.calls >= self.most:
-            raise Broken("too many calls were made")
-        try:
-            arguments = json.loads(call.arguments or "{}")
-        except (ValueError, RecursionError):
-            arguments = None
-        if not isinstance(arguments, dict):
-            raise Broken("arguments were no JSON object")
-        self.calls += 1
-        self.world.state, self.world.fault = self.state, self._fault
-        result = self.world.call(call.name, arguments)
-        self.state, self.world.fault = self.world.state, None
-        return result
-
-    def record(self) -> Trajectory:
-        """The trajectory so far, calls numbered as everywhere; what only one service understands is left out."""
-        kept = self.messages
-        self.messages = [replace(m, native=None, token_ids=()) for m in canonical(kept)]
-        made = self._record()
-        self.messages = kept
-        return made | {"model": self.asking.to_json() | {"usage": self.usage.to_json()}}
+async def _reply(provider: Provider, talk: Dialogue, limits: Limits) -> Reply:
+    stream: Any = provider.stream(talk.messages, talk.specs, limits)
+    async with aclosing(stream):
+        async for piece in stream:
+            if isinstance(piece, Reply):
+                return piece
+    raise UserError(f"The model {provider.name} ended its stream without a reply; the same command goes on.")
 
 
 @dataclass(frozen=True)
@@ -159,7 +116,7 @@ class Order(planned.Order):
                 out.writelines(json.dumps(done[n], ensure_ascii=False) + "\n" for n in numbers if "failed" in done[n])
         for n in numbers:
             if why := done[n].get("failed"):
-                dropped[why[0]] += 1
+                dropped[why[0].partition(":")[0]] += 1
             else:
                 yield done[n]
 
@@ -189,17 +146,24 @@ class Order(planned.Order):
                 await close()
 
     async def _dialogue(self, n: int) -> Trajectory:
-        """With `failed`, the reasons, where it is refused."""
-        library = planned.library(self.worlds)
-        found, _ = planned.solved(library, self, n // self.tries)
+        """With `failed` (why, the check that fails first) and `score` (share of the checks) where it is refused."""
+        found, _ = planned.solved(planned.library(self.worlds), self, n // self.tries)
         if found is None:
             return {"n": n, "failed": ["no task"]}
         world, task, plan = found
-        talk = Dialogue(world, task, self.asking, plan["proof"]["calls"], self.seed * 1_000_003 + n)
-        broken = await talk.held()
-        made = {"n": n} | talk.record()
-        failed = [broken] if broken else problems(made, world)
-        return made | ({"failed": failed} if failed else {})
+        seed = self.seed * 1_000_003 + n
+        talk = Dialogue.of_task(world.twin(), task, seeded_faults(seed))  # others go on in the same world
+        most = self.asking.calls or CALLS[0] * plan["proof"]["calls"] + CALLS[1]
+        broken, usage = await held(talk, self.asking, most, seed)
+        failures = talk.failures()
+        # What only one service understands is left out of the record, and calls are numbered as everywhere.
+        talk.messages = [replace(m, native=None, token_ids=()) for m in canonical(talk.messages)]
+        made = {"n": n} | talk.record(model=self.asking.to_json() | {"usage": usage.to_json()})
+        failed = [broken] if broken else []
+        failed += [f"{type(check).__name__}: {found}" for check, found in failures]
+        failed = failed or [f"untrue: {why}" for why in problems(made, world)]
+        score = 1 - len(failures) / len(talk.rubric)
+        return made | ({"failed": failed, "score": round(score, 4)} if failed else {})
 
 
 def _read(file: Path) -> dict[int, Trajectory]:

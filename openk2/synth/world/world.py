@@ -37,11 +37,16 @@ class World:
         self.state = State(self.spec, seed)
         populate(self, random.Random(f"{self.spec.name} {self.spec.seed} {seed}"))
 
-    def with_programs(self, programs: Mapping[str, Program]) -> World:
-        """The same world in the same state, where these tools do something else (mutants)."""
+    def twin(self) -> World:
+        """The same world in the same state, by itself: what is called there changes nothing here."""
         twin = copy.copy(self)
-        twin._functions = self._functions | {name: compile_program(name, p) for name, p in programs.items()}
         twin.restore(self.state)
+        return twin
+
+    def with_programs(self, programs: Mapping[str, Program]) -> World:
+        """A twin in which these tools do something else (mutants)."""
+        twin = self.twin()
+        twin._functions = self._functions | {name: compile_program(name, p) for name, p in programs.items()}
         return twin
 
     def become(self, user: str) -> None:
