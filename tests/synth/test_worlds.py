@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from typing import Any
 
 import pytest
 
@@ -87,6 +88,12 @@ def shop(*tools: Tool) -> World:
     return World(WorldSpec("shop", "Shop", 0, (user, shelf), tools))
 
 
+def mine(world: World) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Two shelves, the first of which is the caller's."""
+    a, b, *_ = world.state.tables["shelf"].values()
+    return world.state.put("shelf", a, {"owner_id": world.state.me["id"]}), b
+
+
 MOVE = Tool(
     "move", "Move stock.",
     (t.Param("a", t.Type("id", "shelf")), t.Param("b", t.Type("id", "shelf")), t.Param("n", t.Type("int"), low=1)),
@@ -100,12 +107,12 @@ def test_a_tool_runs_as_python_that_can_be_read() -> None:
     text = source("move", lower(MOVE))
     assert "r_a = s.find('shelf', a.get('a'), 'NotFound')" in text and "sub(r_a['stock'], a.get('n'))" in text
     world = shop(MOVE)
-    a, b, *_ = world.state.tables["shelf"].values()
-    total = sum(r["stock"] for r in world.state.tables["shelf"].values())
-    a["owner_id"] = world.state.me["id"]
-    stock = a["stock"]
-    assert world.call("move", {"a": a["id"], "b": b["id"], "n": stock}) == {"id": b["id"], "stock": b["stock"]}
-    assert a["stock"] == 0 and sum(r["stock"] for r in world.state.tables["shelf"].values()) == total
+    a, b = mine(world)
+    shelves = world.state.tables["shelf"]
+    total = sum(r["stock"] for r in shelves.values())
+    told = world.call("move", {"a": a["id"], "b": b["id"], "n": a["stock"]})
+    assert told == {"id": b["id"], "stock": shelves[b["id"]]["stock"]} and told["stock"] == b["stock"] + a["stock"]
+    assert shelves[a["id"]]["stock"] == 0 and sum(r["stock"] for r in shelves.values()) == total
     digest = world.state.digest()
     assert world.call("move", {"a": a["id"], "b": b["id"], "n": 1})["error"]["code"] == "Insufficient"
     assert world.call("move", {"a": a["id"], "b": a["id"], "n": 1})["error"]["code"] == "SameRecord"
@@ -142,8 +149,7 @@ def test_guards_stand_before_effects() -> None:
 def test_an_undone_change_and_a_state_from_json() -> None:
     undo = Tool("undo", "", (), (c.Undoes(), c.Computes("count", "shelf", "id")), "undo")
     world = shop(MOVE, undo)
-    a, b, *_ = world.state.tables["shelf"].values()
-    a["owner_id"] = world.state.me["id"]
+    a, b = mine(world)
     digest = world.state.digest()
     assert "error" not in world.call("move", {"a": a["id"], "b": b["id"], "n": 1})
     assert world.state.digest() != digest
@@ -151,6 +157,22 @@ def test_an_undone_change_and_a_state_from_json() -> None:
     assert world.call("undo", {})["error"]["code"] == "NothingToUndo"
     twin = State.from_json(world.spec, json.loads(json.dumps(world.state.to_json())))
     assert twin.digest() == world.state.digest() and twin.now == world.state.now
+
+
+def test_a_copy_of_a_state_is_its_own() -> None:
+    world = shop(MOVE)
+    a, b = mine(world)
+    before = world.snapshot()
+    told = json.dumps(before.to_json())
+    assert "error" not in world.call("move", {"a": a["id"], "b": b["id"], "n": 1})
+    assert json.dumps(before.to_json()) == told and world.state.tables != before.tables
+    assert world.state.tables["user"] is before.tables["user"]  # what did not change is not copied
+    other = before.copy()
+    other.remove("shelf", other.tables["shelf"][b["id"]])
+    other.roll_back()
+    assert other.tables == before.tables
+    world.restore(before)
+    assert json.dumps(world.state.to_json()) == told
 
 
 def test_signatures_see_through_names() -> None:
@@ -180,9 +202,7 @@ def test_random_calls_never_break_a_world() -> None:
 
 def test_faults_are_told_and_a_lost_answer_took_effect() -> None:
     world = shop(MOVE)
-    a, b, *_ = world.state.tables["shelf"].values()
-    a["owner_id"] = world.state.me["id"]
-    stock = a["stock"]
+    a, b = mine(world)
     for fault, code, moved in (
         ("unavailable", "ServiceUnavailable", 0),
         ("timeout", "Timeout", 0),
@@ -190,7 +210,7 @@ def test_faults_are_told_and_a_lost_answer_took_effect() -> None:
     ):
         world.fault = lambda tool, arguments, fault=fault: fault
         assert world.call("move", {"a": a["id"], "b": b["id"], "n": 1})["error"]["code"] == code
-        assert a["stock"] == stock - moved
+        assert world.state.tables["shelf"][a["id"]]["stock"] == a["stock"] - moved
 
 
 def test_an_api_without_sense_makes_no_world() -> None:

@@ -12,6 +12,7 @@ decides what follows a message, when it is made and when it is verified.
 
 from __future__ import annotations
 
+import copy
 import json
 import random
 import re
@@ -63,13 +64,15 @@ class Seen:
 class Dialogue:
     """`messages`: so far, the system's and the user's first one included. `evidence`: what the rubric looks at.
 
-    `start` is copied. `fault`: see `World.fault`; what it gave is kept in `faults` and goes into the proof.
+    `world` is left as it is, so several dialogues in one may be under way at once. `fault`: see `World.fault`; what it
+    gave is kept in `faults` and goes into the proof.
     """
 
     def __init__(
         self, world: World, start: State, system: str, tools: Sequence[str], user: User, rubric: Sequence[r.Check],
         fault: Fault | None = None, origin: Mapping[str, Any] | None = None,
     ) -> None:  # fmt: skip
+        world = copy.copy(world)  # the compiled tools, and a state of its own
         self.world, self.start, self.user, self.rubric = world, start, user, tuple(rubric)
         self.origin = dict(origin or {})
         world.restore(start)

@@ -29,9 +29,10 @@ class Episode:
 
     def __init__(self, world: World, task: Task, faults: float = 0.08, rash: float = 0.5) -> None:
         """`faults`: the chance of one at a call. `rash`: the chance to try first and look at the error."""
-        self.world, self.task, self.rash = world, task, rash
+        self.task, self.rash = task, rash
         self.rng = random.Random(f"openk2 episode {task.world.name} {task.seed}")
         self.talk = Dialogue.of_task(world, task, seeded_faults(task.seed, faults))
+        self.world = self.talk.world
         self.names: set[tuple[str, str]] = set()  # (id, text of the record) that were shown together
         self.voice = Voice(task.world, world.state, self._by_id())
 

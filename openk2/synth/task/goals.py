@@ -160,8 +160,7 @@ class Maker:
             for step in self.rng.sample(steps := self._steps(tool, claim), len(steps)):
                 twin = Situation(self.spec, step.tool, s.state, self.rng)
                 twin.slack = self.slack
-                table = twin.table(claim.entity)
-                table[key] = table[key] | {claim.field: self.rng.choice(step.sources)}
+                twin.put(claim.entity, twin.table(claim.entity)[key], **{claim.field: self.rng.choice(step.sources)})
                 args = self._arranged(step.tool, twin, {step.id_arg: key} | step.args)
                 if args is not None and self._same_caller(twin):
                     s.state = twin.state
@@ -254,15 +253,13 @@ class Maker:
 
         No other record has the value `by`.
         """
-        entity, table = self.spec.entity(need.entity), s.table(need.entity)
-        kind = entity.field(by[0]).type
+        kind = self.spec.entity(need.entity).field(by[0]).type
         values = [True, False] if kind.kind == "flag" else list(kind.values)
         others = [value for value in values if value != by[1]]
         if not others:
             return None
-        for row in table.values():
-            if row is not record and row[by[0]] == by[1]:
-                row[by[0]] = self.rng.choice(others)
+        for row in [row for row in s.table(need.entity).values() if row[by[0]] == by[1] and row is not record]:
+            s.put(need.entity, row, **{by[0]: self.rng.choice(others)})
         label = label_of(self.spec, need.entity)
         keys = [record["id"]]
         for i in range(2 * count - 2):

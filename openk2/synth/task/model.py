@@ -152,7 +152,7 @@ class Order(planned.Order):
             return {"n": n, "failed": ["no task"]}
         world, task, plan = found
         seed = self.seed * 1_000_003 + n
-        talk = Dialogue.of_task(world.twin(), task, seeded_faults(seed))  # others go on in the same world
+        talk = Dialogue.of_task(world, task, seeded_faults(seed))
         most = self.asking.calls or CALLS[0] * plan["proof"]["calls"] + CALLS[1]
         broken, usage = await held(talk, self.asking, most, seed)
         failures = talk.failures()

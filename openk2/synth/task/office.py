@@ -6,6 +6,7 @@ whoever uses it; its spec and its state are those of the first world.
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 from openk2.synth.task.rubric import state_checks
@@ -27,8 +28,8 @@ class Office(World):
                 if name not in self.tools:  # two services may have a tool of the same name: the agent has one
                     self.tools[name], self._at[name] = tool, world
 
-    def twin(self) -> Office:
-        return Office(self.main.twin(), [world.twin() for world in self.beside])
+    def __copy__(self) -> Office:
+        return Office(copy.copy(self.main), [copy.copy(world) for world in self.beside])
 
     @property
     def state(self) -> State:

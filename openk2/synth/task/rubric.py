@@ -193,6 +193,8 @@ def state_checks(spec: WorldSpec, start: State, end: State, given: Iterable[Any]
         if entity.hidden:
             continue
         old, table = start.tables[entity.name], end.tables[entity.name]
+        if old is table:
+            continue
         made: Counter[tuple[tuple[str, Any], ...]] = Counter()
         for key, record in table.items():
             before = old.get(key)
@@ -248,9 +250,9 @@ def _others(rubric: Sequence[Check], e: Evidence) -> list[str]:
     skip = counters(e.spec)
     out = list(e.beside)
     for entity in e.spec.entities:
-        if entity.hidden:
-            continue
         name, old, table = entity.name, e.start.tables[entity.name], e.end.tables[entity.name]
+        if entity.hidden or old is table:
+            continue
         out += [f"the {name} {key} is gone" for key in old if key not in table and (name, key) not in gone]
         for key, record in table.items():
             before = old.get(key)

@@ -69,7 +69,7 @@ class Told:
     def missed(self, mine: list[Message]) -> Trajectory | None:
         """The same, if it ends in another state than it should."""
         record, talk = self.again(mine)
-        evidence = Evidence(self.world.spec, talk.start, self.world.state, [])
+        evidence = Evidence(self.world.spec, talk.start, talk.world.state, [])
         return None if reached(self.rubric, evidence) else record
 
 

@@ -35,7 +35,7 @@ def problems(record: Trajectory, world: World) -> list[str]:
 
 
 def score(record: Trajectory, world: World) -> Score:
-    """The record's checks, evaluated anew. Raises nothing on malformed records; `world` is left in the end's state."""
+    """The record's checks, evaluated anew. Raises nothing on malformed records; `world` is left as it is."""
     try:
         talk = Dialogue.of_record(record, world)
         untrue = _replay(record, talk)
@@ -43,8 +43,6 @@ def score(record: Trajectory, world: World) -> Score:
         return Score(len(talk.rubric), failed, tuple(untrue))
     except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
         return Score(0, (), (f"malformed: {error!r}",))
-    finally:
-        world.fault = None
 
 
 def _replay(record: Trajectory, talk: Dialogue) -> list[str]:

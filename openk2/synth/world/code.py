@@ -3,7 +3,7 @@
 def restock(s, a):
     shelf = s.find('shelf', a.get('shelf_id'), 'NotFound')
     if not (lt(0, a.get('quantity'))): s.refuse('InvalidValue', 'The quantity must be positive.', a)
-    s.update('shelf', shelf, {'stock': add(shelf['stock'], a.get('quantity'))})
+    shelf = s.update('shelf', shelf, {'stock': add(shelf['stock'], a.get('quantity'))})
     return {'id': shelf['id'], 'stock': shelf['stock']}
 """
 
@@ -107,7 +107,7 @@ def _step(step: t.Step, of: dict[str, str], tool: str) -> list[str]:
             of[bind] = entity
             return [f"{bind} = s.insert({entity!r}, {_object(values)})"]
         case t.Update(bound, values):
-            return [f"s.update({of[bound]!r}, {bound}, {_object(values)})"]
+            return [f"{bound} = s.update({of[bound]!r}, {bound}, {_object(values)})"]
         case t.Remove(bound):
             return [f"s.remove({of[bound]!r}, {bound})"]
         case t.Each(bind, entity, where, do):

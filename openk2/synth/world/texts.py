@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import random
 import re
+from collections.abc import Callable
 
 _FIRST = (
     "amber arctic autumn basalt birch bright cedar cobalt copper coral crimson delta ember fern flint frost golden "
@@ -36,17 +38,19 @@ def name(rng: random.Random) -> str:
 
 def text(field: str, rng: random.Random) -> str:
     """A value for a text field of this name; what looks like a label is a name of its own."""
-    for pattern, make in _KINDS:
-        if re.search(pattern, field):
-            return make(rng)
-    return name(rng)
+    return _maker(field)(rng)
+
+
+@functools.cache
+def _maker(field: str) -> Callable[[random.Random], str]:
+    return next((make for pattern, make in _KINDS if re.search(pattern, field)), name)
 
 
 def _version(rng: random.Random) -> str:
     return f"{rng.randint(1, 9)}.{rng.randint(0, 19)}.{rng.randint(0, 30)}"
 
 
-_KINDS = (
+_KINDS: tuple[tuple[str, Callable[[random.Random], str]], ...] = (
     (r"e?mail", lambda r: f"{r.choice(PEOPLE).lower()}.{r.choice(_SECOND)}@{r.choice(_FIRST)}.example"),
     (r"cidr", lambda r: f"10.{r.randint(0, 255)}.{r.randint(0, 255)}.0/24"),
     (r"(^|_)ip(v4)?($|_)|ip_address", lambda r: f"10.{r.randint(0, 255)}.{r.randint(0, 255)}.{r.randint(1, 254)}"),

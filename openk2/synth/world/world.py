@@ -25,7 +25,7 @@ class World:
     def __init__(self, spec: WorldSpec, seed: int = 0) -> None:
         self.spec = spec
         self.tools = {tool.name: tool for tool in spec.tools}
-        self._functions: dict[str, Function] = {t.name: compile_program(t.name, lower(t)) for t in spec.tools}
+        self._functions: dict[str, Function] = {}  # compiled when first called
         self._undoes = {tool.name for tool in spec.tools if any(isinstance(claim, Undoes) for claim in tool.claims)}
         self.fault: Fault | None = None
         self.kept: dict[int, State] = {}  # first states that were made before
@@ -37,17 +37,17 @@ class World:
         self.state = State(self.spec, seed)
         populate(self, random.Random(f"{self.spec.name} {self.spec.seed} {seed}"))
 
-    def twin(self) -> World:
-        """The same world in the same state, by itself: what is called there changes nothing here."""
+    def with_programs(self, programs: Mapping[str, Program]) -> World:
+        """The same world in the same state, where these tools do something else (mutants)."""
         twin = copy.copy(self)
+        twin._functions = self._functions | {name: compile_program(name, p) for name, p in programs.items()}
         twin.restore(self.state)
         return twin
 
-    def with_programs(self, programs: Mapping[str, Program]) -> World:
-        """A twin in which these tools do something else (mutants)."""
-        twin = self.twin()
-        twin._functions = self._functions | {name: compile_program(name, p) for name, p in programs.items()}
-        return twin
+    def _function(self, tool: Tool) -> Function:
+        if tool.name not in self._functions:
+            self._functions[tool.name] = compile_program(tool.name, lower(tool))
+        return self._functions[tool.name]
 
     def become(self, user: str) -> None:
         """Calls are made by this user (an id of entity `user`) from now on."""
@@ -72,10 +72,11 @@ class World:
             case "unavailable":
                 return _error("ServiceUnavailable", "The service is unavailable for a moment; try again.")
         try:
-            result = self._functions[name](self.state, arguments)
+            function = self._function(tool)
+            result = function(self.state, arguments)
             self.state.commit(undoable=name not in self._undoes)
             if fault == "duplicate":  # delivered twice
-                result = self._functions[name](self.state, arguments)
+                result = function(self.state, arguments)
                 self.state.commit()
         except Refused as refused:
             self.state.roll_back()
