@@ -112,7 +112,8 @@ class Episode:
         tool = self.world.tools[target.tool]
         for call in goal.calls:
             self._look_up(self.world.tools[call.tool], call.args)
-        if len(goal.calls) > 1 and self.rng.random() < self.rash:
+        why = [call for call in goal.calls if call.why]
+        if why and (not all(map(self._saw, why)) or self.rng.random() < self.rash):
             self._versions(tool, target.args)
             if "error" not in self.call(self._intent(tool, target), tool.name, target.args):
                 raise RuntimeError("a step that should be needed was not")
@@ -128,6 +129,11 @@ class Episode:
                 raise RuntimeError(f"{step.name} was refused: {result['error']}")
         closing = self.rng.choice(("That is done. I report it.", "It worked; I say what changed.", "Done. I answer."))
         return closing, self._report(tool, result)
+
+    def _saw(self, call: Call) -> bool:
+        """Whether what makes this call needed was shown: else the agent finds it out by an error."""
+        value = call.why.partition("=")[2]
+        return any((key, value) in self.names for key in call.args.values() if isinstance(key, str))
 
     def _refuse(self, goal: Goal) -> tuple[str, str]:
         call = goal.calls[0]
@@ -197,7 +203,7 @@ class Episode:
             unit = f" That is {answer}." if kind.kind == "money" else ""
             return f"{sums}.{unit}", self._tell(f"The total {said(q.field)} is {answer}", f"It is {answer} in all")
         if q.how == "value":
-            return f"The {said(q.field)} of {self.voice.called(q.entity, q.key)} is there.", self._tell(
+            return f"The {said(q.field)} of {self.voice.called(q.entity, q.key)} is {answer}.", self._tell(
                 f"The {said(q.field)} is {answer}", f"It is {answer}")  # fmt: skip
         best = next(row for row in rows if row["id"] == goal.answer)
         value = self.voice.value(best[q.field], kind)
@@ -290,7 +296,7 @@ class Episode:
             with_ = f" with {', '.join(told)}" if told else ""
             if shown.id_arg == "":
                 return self._tell(f"{record} is there now{with_}", f"I have made {record}{with_}")
-            return self._tell(f"Done: {record}{with_}", f"That worked. Now it is {record}{with_}")
+            return self._tell(f"Done: {record}{with_}", f"That worked: {record}{with_}")
         if "value" in result:
             return f"Done: {said(tool.name)}. The count is now {result['value']}."
         return f"Done: {said(tool.name)}. {result.get('total', 0)} records remain in the list."
