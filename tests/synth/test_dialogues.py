@@ -11,11 +11,12 @@ import pytest
 
 from openk2.chat.messages import Message, ToolCall
 from openk2.errors import UserError
+from openk2.synth.shards import make, read_records
 from openk2.synth.task.audit import floors
 from openk2.synth.task.dialogue import Dialogue, Trajectory
 from openk2.synth.task.dials import Dials
 from openk2.synth.task.episode import Episode
-from openk2.synth.task.make import Library, Order, make, read_records, write_worlds
+from openk2.synth.task.make import Library, Order, write_worlds
 from openk2.synth.task.needed import given, idle_goals
 from openk2.synth.task.plan import Call, Goal, Plan, execute, refresh
 from openk2.synth.task.rubric import Evidence, from_json, reached, sentence_of, state_checks, to_json
@@ -268,7 +269,7 @@ def test_shards_are_the_same_bytes_by_one_or_two_processes_and_after_a_kill(tmp_
     for record in read_records(tmp_path / "one"):
         assert problems(record, library.named(record["proof"]["world"])) == []
     manifest = json.loads((tmp_path / "one" / "manifest.json").read_text())
-    assert manifest["trajectories"] == sum(s["trajectories"] for s in manifest["shards"]) >= 32
+    assert manifest["records"] == sum(s["records"] for s in manifest["shards"]) >= 32
     with pytest.raises(UserError, match="another order"):
         make(Order(str(tmp_path / "w"), 40, 6, size=8), tmp_path / "one", say=quiet)
 
