@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import random
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from openk2.cli import synth_model, synth_orders
 from openk2.errors import UserError
 
 if TYPE_CHECKING:
@@ -51,24 +52,20 @@ def tools(out: Path, data: Path | None, seed: int, show: str | None) -> None:
 
 @click.command()
 @worlds_option
-@click.option("--out", type=_FOLDER, required=True, help="Folder for the shards; finished ones are kept.")
-@click.option("--count", type=click.IntRange(1), default=1000, show_default=True, help="Trajectories to make.")
-@click.option("--seed", default=0, show_default=True)
-@click.option("--shard", type=click.IntRange(1), default=1000, show_default=True, help="Trajectories a shard.")
-@click.option("--workers", type=click.IntRange(0), default=1, show_default=True, help="Processes; 0 is one a core.")
-@click.option("--ray", is_flag=True, help="On the Ray cluster that this machine belongs to (extra `ray`).")
+@synth_orders.order_options
 @click.option("--goals", default="1,3", show_default=True, help="Wishes of a user, from and to.")
 @click.option(
     "--depth", type=click.IntRange(0), default=2, show_default=True, help="Calls that one may need before it."
 )
 @click.option("--least-tools", type=click.IntRange(1), default=12, show_default=True, help="Tools that an agent sees.")
+@synth_model.model_options
 def dialogues(
-    worlds: Path, out: Path, count: int, seed: int, shard: int, workers: int, ray: bool, goals: str, depth: int,
-    least_tools: int,
+    worlds: Path, out: Path | None, count: int, seed: int, size: int, workers: int, ray: bool, goals: str, depth: int,
+    least_tools: int, **asked: Any,
 ) -> None:  # fmt: skip
     """Dialogues of users and agents in these worlds, each executed, and verified by executing it again."""
-    from openk2.synth.task.make import Order, make
-    from openk2.synth.task.task import Dials
+    from openk2.synth.task.dials import Dials
+    from openk2.synth.task.make import Order
 
     try:
         low, _, high = goals.partition(",")
@@ -77,29 +74,35 @@ def dialogues(
         span = (0, 0)
     if not 1 <= span[0] <= span[1]:
         raise UserError(f"--goals {goals!r} is no span; write for example 1,3.")
-    order = Order(str(worlds.resolve()), count, seed, shard, Dials(span, depth, least_tools))
-    manifest = make(order, out, workers, ray, say=click.echo)
-    click.echo(f"{manifest['trajectories']:,} trajectories in {len(manifest['shards'])} shards, each verified: {out}")
+    order = Order(str(worlds.resolve()), count, seed, size, Dials(span, depth, least_tools))
+    if asked["model"] or asked["base_url"]:
+        synth_model.make(order, out, asked)
+    else:
+        synth_orders.make(order, out, workers, ray)
 
 
 @click.command()
 @click.argument("file", type=_FOLDER)
 @worlds_option
 @click.option("--show", type=click.IntRange(0), default=5, show_default=True, help="Failures to print.")
-def verify(file: Path, worlds: Path, show: int) -> None:
+@click.option("--rubric", is_flag=True, help="Print the checks that fail as sentences, and the mean score.")
+def verify(file: Path, worlds: Path, show: int, rubric: bool) -> None:
     """Execute every trajectory of FILE (or a folder of shards) again, and say which are not true."""
-    from openk2.synth.task.make import Library, read_records
-    from openk2.synth.task.verify import problems
+    from openk2.synth.task.make import Library
+    from openk2.synth.task.verify import score
 
-    library, good, bad = Library(worlds), 0, 0
-    for number, record in enumerate(read_records(file)):
-        found = problems(record, library.named(record.get("proof", {}).get("world", "")))
-        good, bad = good + (not found), bad + bool(found)
-        if found and bad <= show:
-            click.echo(f"{record.get('n', number)}: {'; '.join(found)}")
-    click.echo(f"{good:,} true, {bad:,} not")
-    if bad:
-        raise SystemExit(1)
+    library, shares = Library(worlds), list[float]()
+
+    def problems(record: dict[str, Any]) -> list[str]:
+        found = score(record, library.of(record))
+        shares.append(found.share)
+        return [*found.untrue, *(f"not so: {asked} {reason}" if rubric else reason for asked, reason in found.failed)]
+
+    try:
+        synth_orders.verify(file, problems, show)
+    finally:
+        if rubric and shares:
+            click.echo(f"{100 * sum(shares) / len(shares):.1f}% of the checks hold, on average")
 
 
 @click.command()
@@ -141,23 +144,24 @@ def audit(worlds: Path, data: Path | None, sample: int, tasks: int, planted: int
 def serve(world: str, worlds: Path, seed: int, task: bool, tell: bool, result: Path | None) -> None:
     """Serve WORLD over MCP (standard input and output), so that any agent can work in it."""
     from openk2.paths import install
+    from openk2.synth.task.dials import ALONE
     from openk2.synth.task.make import Library
-    from openk2.synth.task.plan import outcome
-    from openk2.synth.task.task import Dials, draw_task
+    from openk2.synth.task.phrases import sentence
+    from openk2.synth.task.task import draw_task
 
     opened = Library(worlds).named(world)
     opened.reset(seed)
     text, offered = f"{opened.spec.domain}: {len(opened.spec.tools)} tools over a state that calls change.", ()
-    drawn = draw_task(opened, seed, Dials(private=0.0)) if task or tell else None
+    drawn = draw_task(opened, seed, ALONE) if task or tell else None
     if drawn is not None:
-        wishes = [request.text[:1].upper() + request.text[1:] + "." for request in drawn.requests]
+        wishes = [sentence(f"tell me {w.text}" if w.question else w.text) for w in drawn.wishes]
         text, offered = "\n\n".join([drawn.system, *wishes]), drawn.tools
     elif task or tell:
         raise UserError(f"The seed {seed} has no task in {world}; try another.")
     if tell:
         click.echo(text)
         return
-    reached = (lambda: outcome(drawn.plan.start, opened.state) == drawn.goal) if drawn else None
+    reached = (lambda: drawn.reached(opened.state)) if drawn else None
     try:
         from openk2.synth.world.serve import Served, run
     except ImportError:
@@ -167,14 +171,12 @@ def serve(world: str, worlds: Path, seed: int, task: bool, tell: bool, result: P
 
 @click.command()
 @click.option("--data", type=_FOLDER, envvar="OPENK2_DATA", required=True, help="Folder with gsm8k_train.jsonl.")
-@click.option("--out", type=_FOLDER, required=True, help="File to write, *.jsonl.gz.")
-@click.option("--count", type=click.IntRange(1), default=10_000, show_default=True)
-@click.option("--seed", default=0, show_default=True)
-def maths(data: Path, out: Path, count: int, seed: int) -> None:
+@synth_orders.order_options
+def maths(data: Path, out: Path | None, count: int, seed: int, size: int, workers: int, ray: bool) -> None:
     """Word problems lifted to programs, with new numbers, names and things, each solved by running its program."""
-    from openk2.synth.maths.problems import write
+    from openk2.synth.maths.make import Order
 
-    write(data, out, count, seed, say=click.echo)
+    synth_orders.make(Order(str(data.resolve()), count, seed, size), out, workers, ray)
 
 
 COMMANDS = (tools, dialogues, verify, audit, serve, maths)

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import os
 import random
 from pathlib import Path
 
 import pytest
 
+from openk2.errors import UserError
 from openk2.synth.maths.draw import drawn, sensible
 from openk2.synth.maths.lift import Program, lift, load, solve
-from openk2.synth.maths.problems import joined, new_problem, problems, record, trained_on, write
+from openk2.synth.maths.make import Order
+from openk2.synth.maths.problems import joined, new_problem, problem, record, trained_on
 from openk2.synth.maths.words import other_things, renamed
+from openk2.synth.shards import make
 
 DATA = os.environ.get("OPENK2_DATA", "")
 needs_data = pytest.mark.skipif(
@@ -95,16 +97,15 @@ def test_most_of_the_training_split_is_lifted_and_held_out_by_skeleton() -> None
     training = [p for p in programs if trained_on(p)]
     held = {p.skeleton() for p in programs} - {p.skeleton() for p in training}
     assert held and not held & {p.skeleton() for p in training}
-    a, b = problems(training[:300], 5), problems(training[:300], 5)
-    assert [next(a) for _ in range(30)] == [next(b) for _ in range(30)]
+    assert [problem(training[:300], 5, n) for n in range(30)] == [problem(training[:300], 5, n) for n in range(30)]
 
 
 @needs_data
-def test_the_file_is_the_same_bytes_again(tmp_path: Path) -> None:
-    folder = Path(DATA)
-    for name in ("a", "b"):
-        write(folder, tmp_path / f"{name}.jsonl.gz", 40, 3, say=lambda line: None)
-    assert (tmp_path / "a.jsonl.gz").read_bytes() == (tmp_path / "b.jsonl.gz").read_bytes()
-    with pytest.raises(Exception, match="gsm8k_train"):
-        write(tmp_path, tmp_path / "c.jsonl.gz", 1, 0)
-    assert json.dumps(record(next(problems([lifted(*CLIPS)], 0))))
+def test_the_shards_are_the_same_bytes_again(tmp_path: Path) -> None:
+    order = Order(DATA, 40, 3, size=20)
+    one, two = (make(order, tmp_path / name, say=lambda line: None) for name in ("a", "b"))
+    assert one == two and one["records"] == 40
+    for name in ("part-00000.jsonl.gz", "part-00001.jsonl.gz"):
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+    with pytest.raises(UserError, match="gsm8k_train"):
+        make(Order(str(tmp_path), 1, 0), tmp_path / "c")

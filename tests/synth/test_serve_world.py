@@ -18,8 +18,9 @@ pytest.importorskip("mcp")
 from mcp.client import Client
 from mcp.client.stdio import StdioServerParameters, stdio_client
 
+from openk2.synth.task.dials import ALONE
 from openk2.synth.task.make import write_worlds
-from openk2.synth.task.task import Dials, Task, draw_task
+from openk2.synth.task.task import Task, draw_task
 from openk2.synth.world.world import World
 from openk2.tools.mcp import Servers, ServerSettings
 from tests.synth.world_apis import depot_world
@@ -47,7 +48,7 @@ def a_task() -> tuple[int, Task]:
     """A task that can be fulfilled, and its seed."""
     world = World(depot_world(SEED))
     for seed in range(20):
-        task = draw_task(world, seed, Dials(private=0.0))
+        task = draw_task(world, seed, ALONE)
         if task is not None and not task.refused:
             return seed, task
     raise AssertionError("no seed has a task")
@@ -115,7 +116,7 @@ def test_the_task_is_told_as_one_would_ask_an_agent(worlds: Path) -> None:
     seed, task = a_task()
     told = subprocess.run(words(worlds, "--tell", "--seed", str(seed)), capture_output=True, text=True, timeout=60)
     assert told.stdout.startswith(task.system) and told.returncode == 0
-    assert all(request.text.lower() in told.stdout.lower() for request in task.requests)
+    assert all(wish.text.lower() in told.stdout.lower() for wish in task.wishes)
 
 
 @pytest.mark.parametrize("leave", ["interrupt", "close"])

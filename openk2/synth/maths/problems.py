@@ -5,19 +5,15 @@ Each is solved by running its program in the Python tool; the record holds the p
 
 from __future__ import annotations
 
-import itertools
-import json
 import random
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from openk2.synth.heldout import held_out
 from openk2.synth.maths.draw import drawn, sensible, sign
-from openk2.synth.maths.lift import Program, load, solve
+from openk2.synth.maths.lift import Program, solve
 from openk2.synth.maths.words import other_things, renamed
-from openk2.synth.rows import packed_lines
 from openk2.synth.trajectory import Record, Trajectory
 from openk2.synth.word_problems import show
 from openk2.tools.base import ToolError
@@ -134,27 +130,11 @@ def record(problem: Problem) -> Record:
     return t.record("maths", gold=result, skeleton=problem.skeleton, rows=list(problem.source))
 
 
-def problems(programs: Sequence[Program], seed: int) -> Iterator[Problem]:
-    """An endless stream of problems, a function of the seed; one in eight is two in a row."""
-    rng = random.Random(f"openk2 maths {seed}")
+def problem(programs: Sequence[Program], seed: int, number: int) -> Problem:
+    """Problem `number` of a seed; one in eight is two in a row."""
+    rng = random.Random(f"openk2 maths {seed} {number}")
     while True:
         program = rng.choice(programs)
         made = joined(rng, program, rng.choice(programs)) if rng.random() < 0.125 else new_problem(rng, program)
         if made is not None:
-            yield made
-
-
-def write(data: Path, out: Path, count: int, seed: int, say: Callable[[str], None] = print) -> None:
-    """`count` records as compressed JSON lines. Raises UserError for source files that are missing or damaged."""
-    found = list(load(data / "gsm8k_train.jsonl"))
-    programs = [p for _, p in found if isinstance(p, Program)]
-    training = [p for p in programs if trained_on(p)]
-    share = 100 * len(programs) / len(found)
-    say(f"{len(programs):,} of {len(found):,} problems lifted ({share:.1f}%), {len(training):,} of them for training")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    part = out.with_name(out.name + ".part")
-    with packed_lines(part) as lines:
-        for problem in itertools.islice(problems(training, seed), count):
-            lines.write(json.dumps(record(problem), ensure_ascii=False) + "\n")
-    part.replace(out)
-    say(f"{count:,} problems, each solved by running its program: {out}")
+            return made

@@ -11,11 +11,14 @@ from collections.abc import Iterable, Iterator
 from openk2.synth.world import policies, verbs
 from openk2.synth.world.claims import Effect
 from openk2.synth.world.draft import Draft
-from openk2.synth.world.motifs import MOTIFS, RARE, READING
+from openk2.synth.world.lifecycle import connect, lifecycle
+from openk2.synth.world.motifs import MOTIFS as OTHERS
+from openk2.synth.world.motifs import RARE, READING
 from openk2.synth.world.schemas import Api, Operation
 from openk2.synth.world.spec import WorldSpec
 from openk2.synth.world.tree import Field, Type
 
+MOTIFS = OTHERS | {"lifecycle": lifecycle}
 _SIZES = ((0.66, (2, 4)), (0.14, (5, 8)), (0.2, (12, 22)))  # nouns of a world that can be changed, with the chance
 _MOST_NOUNS = 22
 _FIELDS = 20  # of an entity, before motifs
@@ -114,6 +117,7 @@ def build(api: Api, nouns: list[str], name: str, seed: int) -> WorldSpec:
         linked = verbs.compile_link(draft, operation, names)
         if linked or (operation.noun in names and verbs.compile_operation(draft, operation)):
             kinds[operation.verb] = kinds.get(operation.verb, 0) + 1
+    connect(draft)
     effects = (claim for tool in draft.tools.values() for claim in tool.claims if isinstance(claim, Effect))
     changed = {getattr(effect, "entity", "") for effect in effects}
     able = [motif for motif in MOTIFS if motif not in RARE or draft.chance(0.4)]
