@@ -212,7 +212,7 @@ def _some(draft: Draft, operation: Operation) -> tuple[str, ...]:
     fields = list(draft.fields[operation.noun])
     if sum(name in fields for name in operation.outputs) >= 2:
         return _shown(draft, operation)
-    some = draft.rng.sample(fields[1:], draft.rng.randint(0, min(5, len(fields) - 1)))
+    some = draft.rng.sample(fields[1:], min(len(fields) - 1, draft.rng.randint(1, 7)))
     return (fields[0], *sorted(some, key=fields.index))
 
 
