@@ -419,17 +419,16 @@ def _all_referring(slots: Iterable[Slot], own: str, nouns: set[str]) -> tuple[Sl
     return tuple(out.values())
 
 
+_OWN = frozenset({"id", "arn", "ids", "arns", "owner_id", "deleted_at"})  # what records of a world have by themselves
+
+
 def _referring(slot: Slot, own: str, nouns: set[str]) -> Slot | None:
     """The slot with its noun, or None for the noun's own id; an id of what is no entity here is a text."""
-    if slot.name == "deleted_at":  # a mark of this world's own
-        return None
-    if slot.kind not in ("text", "texts", "int"):
-        return slot
     match = re.fullmatch(r"(.+?)_(ids?|arns?|identifiers?)", slot.name)
-    if not match:
-        return slot if slot.name not in ("id", "arn", "ids", "arns") else None
-    if slot.name == "owner_id":  # who owns a record here is a user of the world (`policies.py`)
+    if slot.name in _OWN or (slot.kind in ("object", "objects") and match and match[1] == own):
         return None
+    if slot.kind not in ("text", "texts", "int") or not match:
+        return slot
     noun = _owner(match[1], nouns)
     if not noun:
         return slot if slot.kind != "int" else dataclasses.replace(slot, kind="text")
