@@ -82,6 +82,12 @@ def getter(spec: WorldSpec, entity: str) -> Tool | None:
 
 
 @once
+def readable(spec: WorldSpec) -> bool:
+    """Whether anything can be looked up in this world."""
+    return any(finder(spec, e.name, True) or getter(spec, e.name) for e in spec.entities if e.name != "user")
+
+
+@once
 def version_reader(spec: WorldSpec, claim: c.Version) -> Tool | None:
     """A tool that shows the version of one record and wants nothing but its id."""
     for tool in spec.tools:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import Any
 
 from openk2.synth.task.dials import Dials
 from openk2.synth.task.facts import PAGE, finder, getter, label_of, plannable
 from openk2.synth.task.needed import idle_goals
 from openk2.synth.task.plan import Call, Goal, Plan, Question, execute, some
+from openk2.synth.task.steps import deep, steps
 from openk2.synth.world import claims as c
 from openk2.synth.world.arrange import Situation, arrange, holds
 from openk2.synth.world.laws import situation
@@ -74,9 +74,11 @@ class Maker:
         tools = list(plannable(world.spec))
         if dials.goals[1] > _MANY or self.slack >= 720:  # not what is possible for some hours, or a few times
             tools = [t for t in tools if not any(isinstance(x, c.Hours | c.AtMost | c.Rate) for x in t.claims)]
-        self.tools = tools
-        self.known_steps: dict[tuple[str, c.InState], list[Step]] = {}
-        self.deep = [t for t in tools if any(isinstance(x, c.InState) and self._steps(t, x) for x in t.claims)]
+        role, hours = state.me["role"], {state.now % 1440 // 60, (state.now + self.slack) % 1440 // 60}
+        self.forbidden = [t for t in tools if any(role not in x.allowed for x in t.claims if isinstance(x, c.Role))]
+        closed = [t for t in tools for x in t.claims if isinstance(x, c.Hours) and hours - set(range(x.start, x.end))]
+        self.tools = [t for t in tools if t not in self.forbidden and t not in closed]  # who calls, and when, stays
+        self.deep = [t for t in self.tools if t.name in deep(self.spec)]
         self.following = True
 
     def goal(self) -> Goal | None:
@@ -155,8 +157,8 @@ class Maker:
             key = call.args[claim.id_arg]
             open_ = {v for t in chain for x in t.claims if isinstance(x, c.InState) and x.field == claim.field
                      for v in x.allowed}  # fmt: skip
-            steps = [step for step in self._steps(tool, claim) if step.tool not in chain]
-            for step in self.rng.sample(steps, len(steps)):
+            ways = [w for w in steps(self.spec, tool.name, claim) if w.tool not in chain and w.tool in self.tools]
+            for step in self.rng.sample(ways, len(ways)):
                 sources = [value for value in step.sources if value not in open_]
                 if not sources:
                     continue
@@ -168,18 +170,6 @@ class Maker:
                     s.state = twin.state
                     return Call(step.tool.name, args, f"{claim.field}={s.table(claim.entity)[key][claim.field]}")
         return None
-
-    def _steps(self, tool: Tool, wanted: c.InState) -> list[Step]:
-        """Calls that bring a record into a wanted state; none where several would do, and the end would tell which."""
-        if (tool.name, wanted) not in self.known_steps:
-            values = self.spec.entity(wanted.entity).field(wanted.field).type.values
-            found = [step for other in self.tools if other is not tool for step in _steps_of(other, wanted, values)]
-            over = any(
-                isinstance(x, c.Removes) or (isinstance(x, c.Sets) and wanted.field in dict(x.values))
-                for x in tool.claims
-            )
-            self.known_steps[tool.name, wanted] = found if over or len({step.value for step in found}) == 1 else []
-        return self.known_steps[tool.name, wanted]
 
     def _arranged(self, tool: Tool, s: Situation, args: dict[str, Any]) -> dict[str, Any] | None:
         """The required arguments of a call that passes in this situation, which is changed for it; or None."""
@@ -332,7 +322,7 @@ class Maker:
     # ---- what a rule or a record forbids
 
     def refuse(self) -> Goal | None:
-        tools = [t for t in self.tools if any(isinstance(x, _IMPOSSIBLE) for x in t.claims)]
+        tools = [t for t in self.tools if any(isinstance(x, _IMPOSSIBLE) for x in t.claims)] + self.forbidden
         for tool in self.rng.sample(tools, min(len(tools), 6)):
             claim = self.rng.choice([x for x in tool.claims if isinstance(x, _IMPOSSIBLE)])
             s = self._situation(tool)
@@ -350,35 +340,6 @@ class Maker:
                 words = _reasons(claim, error["message"])
                 return Goal("refuse", [Call(tool.name, s.args)], error=claim.error, words=words)
         return None
-
-
-@dataclass(frozen=True)
-class Step:
-    """A tool that, with these arguments, brings a record from one of `sources` to `value`."""
-
-    tool: Tool
-    id_arg: str
-    sources: tuple[str, ...]
-    value: str
-    args: dict[str, Any]
-
-
-def _steps_of(tool: Tool, wanted: c.InState, values: tuple[str, ...]) -> Iterator[Step]:
-    sets = next((x for x in tool.claims if isinstance(x, c.Sets) and x.entity == wanted.entity), None)
-    if sets is None:
-        return
-    own = next((x for x in tool.claims if isinstance(x, c.InState) and x.field == wanted.field), None)
-    sources = tuple(v for v in (own.allowed if own else values) if v not in wanted.allowed)
-    arg = next((arg for name, arg in sets.args if name == wanted.field), "")
-    known = {sets.id_arg, arg, *(x.arg for x in tool.claims if isinstance(x, c.Version))}
-    if any(p.required and p.name not in known for p in tool.params):
-        return  # nobody has said what else it should be
-    fixed = dict(sets.values).get(wanted.field)
-    for value in wanted.allowed if sources else ():
-        if value == fixed:
-            yield Step(tool, sets.id_arg, sources, value, {})
-        elif arg and value in tool.param(arg).type.values:
-            yield Step(tool, sets.id_arg, sources, value, {arg: value})
 
 
 def _about_one(tool: Tool) -> bool:

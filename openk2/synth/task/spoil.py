@@ -272,8 +272,8 @@ def look_more(told: Told, rng: random.Random) -> list[Message] | None:
     if not tools:
         return None
     call = ToolCall("functions.look:0", rng.choice(tools).name, "{}")
-    at, mine = rng.randint(0, len(told.mine) - 1), _timeless(told, rng)
-    return [*mine[:at], Message("assistant", "", "I look again.", (call,)), *mine[at:]]
+    at = rng.randint(0, len(told.mine) - 1)
+    return [*told.mine[:at], Message("assistant", "", "I look again.", (call,)), *told.mine[at:]]
 
 
 def _timeless(told: Told, rng: random.Random) -> list[Message]:
@@ -285,7 +285,7 @@ def straight(told: Told, rng: random.Random) -> list[Message] | None:
     """Without a call that was refused and made again later."""
     later = {i: [x.tool_calls[0] for x in told.mine[i + 1 :] if len(x.tool_calls) == 1] for i in told.failed}
     repeated = [i for i in told.failed if any(_same(told.mine[i].tool_calls[0], call) for call in later[i])]
-    return [m for i, m in enumerate(_timeless(told, rng)) if i not in repeated] if repeated else None
+    return [m for i, m in enumerate(told.mine) if i not in repeated] if repeated else None
 
 
 def _same(a: ToolCall, b: ToolCall) -> bool:
@@ -342,5 +342,6 @@ ALTERNATIVES: dict[str, Callable[[Told, random.Random], list[Message] | None]] =
 def alternative(record: Trajectory, world: World, rng: random.Random, kind: str) -> Trajectory | None:
     """Another valid way to the same end, or None where the record has no place for this kind."""
     told = Told(record, world)
+    told.mine = _timeless(told, rng)
     mine = ALTERNATIVES[kind](told, rng)
     return None if mine is None else told.again(mine)[0]

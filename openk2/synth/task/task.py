@@ -79,7 +79,7 @@ def draw_task(world: World, seed: int, dials: Dials | None = None) -> Task | Non
         wishes.append(wish)
         checks += more
     rubric = (*r.state_checks(spec, plan.start, plan.end, given(plan)), *checks, *r.CONDUCT)
-    system = _system(spec, plan.start, tools)
+    system = _system(spec, plan.start, [world.tools[name] for name in tools])
     if isinstance(office, Office):
         more = [name for name in office.tools if name not in world.tools]
         tools = (*tools, *more)
@@ -183,7 +183,7 @@ def _corrected(
     return {p.name: rng.choice((f"{wrong}, no, {right}", f"{wrong} - sorry, {right}", f"{wrong}, I mean {right}"))}, ""
 
 
-def _system(spec: WorldSpec, state: State, tools: tuple[str, ...]) -> str:
+def _system(spec: WorldSpec, state: State, tools: list[Tool]) -> str:
     """What the agent is told: whom it helps, the time, how values are written, the rules of the house."""
     me = state.tables["user"].get(state.me["id"], {"name": "a guest", "role": ""})
     lines = [
@@ -192,7 +192,7 @@ def _system(spec: WorldSpec, state: State, tools: tuple[str, ...]) -> str:
         "Use only ids that you were told or have seen. Do what is asked, nothing else; but where a record must be in "
         "another state first, bring it there. If a rule forbids what is asked, say so.",
     ]
-    return "\n".join(lines) + _rules("Rules", spec, [spec.tool(name) for name in tools])
+    return "\n".join(lines) + _rules("Rules", spec, tools)
 
 
 def _beside(world: World, tools: list[Tool]) -> str:
