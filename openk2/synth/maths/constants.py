@@ -82,6 +82,24 @@ _UNITS = {
 }
 
 
+_LARGE = re.compile(
+    rf"\b({'|'.join(list(TENS)[:-1])}|twenty)(?:[- ]({'|'.join(WORDS[1:10])}))?(?= [a-z])|\b({'|'.join(WORDS[13:20])})(?= [a-z])",
+    re.IGNORECASE,
+)
+
+
+def in_figures(question: str) -> str:
+    """`thirty-five apples` -> `35 apples`: from thirteen on; smaller ones are often part of how a thing is told."""
+
+    def figure(match: re.Match[str]) -> str:
+        tens, ones, teen = (m.lower() if m else "" for m in match.groups())
+        if teen:
+            return str(WORDS.index(teen))
+        return str(({"twenty": 20} | TENS)[tens] + (WORDS.index(ones) if ones else 0))
+
+    return _LARGE.sub(figure, question)
+
+
 def explained(question: str) -> set[float]:
     """Values that the question has other than as numbers of its own: in words, fractions, times, parts of words."""
     lower = question.lower()

@@ -62,7 +62,7 @@ _TIGHT = re.compile(
 )  # fmt: skip
 
 
-_MARKS = re.compile(r"\b(?:tests?|exams?|quiz(?:zes)?|grades?|scores?)\b")
+_MARKS = re.compile(r"\b(?:tests?|exams?|quiz(?:zes)?|grades?|scores?|marks in|maths)\b", re.IGNORECASE)
 # Where the answer hangs on which of two results is the larger one.
 _COMPARES = re.compile(
     r"\b(?:who|which|whose|(?:high|low|larg|small|bigg|fast|slow|cheap|great|few|long|short|old|young|heavi|light|tall|"
@@ -116,16 +116,17 @@ def rules_of(program: Program) -> Rules | str:
         return "no number that can change"
     pairs = itertools.combinations(range(len(numbers)), 2)
     whole = [i for i, n in enumerate(numbers) if n == int(n) and n > 1 and not program.percents[i]]
+    parts_of = sorted(i for i in whole for _ in range(program.text.count("{" + str(i) + "}")))
     sums = [
         (c, *parts)
         for k in (2, 3)
-        for parts in itertools.combinations(whole, k)
+        for parts in sorted(set(itertools.combinations(parts_of, k)))
         for c in whole
-        if c not in parts and numbers[c] == sum(numbers[i] for i in parts) and numbers[c] > 6
+        if c not in parts and numbers[c] == sum(numbers[i] for i in parts) and numbers[c] > 3
     ]
     products = [
         (c, a, b)
-        for a, b in itertools.combinations(whole, 2)
+        for a, b in sorted(set(itertools.combinations(parts_of, 2)))
         for c in whole
         if c not in (a, b) and numbers[c] == numbers[a] * numbers[b] and numbers[c] > 12
     ]

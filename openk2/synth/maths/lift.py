@@ -17,7 +17,7 @@ from collections.abc import Iterable, Iterator
 from fractions import Fraction
 from pathlib import Path
 
-from openk2.synth.maths.constants import CONSTANTS, CONVERSIONS, NUMBER, explained
+from openk2.synth.maths.constants import CONSTANTS, CONVERSIONS, NUMBER, explained, in_figures
 from openk2.synth.maths.notes import note_of
 from openk2.synth.maths.program import Program, solve
 from openk2.synth.rows import read_rows
@@ -28,12 +28,14 @@ _STEP = re.compile(r"<<([^=<>]+)=([^<>]+)>>")
 _WRITTEN = re.compile(
     r"([(]?[$]?[\d.][^=\u2039\u203a;:]*?)=\s*[$]?\s*(\u2039[^\u203a]*\u203a)?\s*[$]?\s*(-?[\d,]*\.?\d+)"
 )
+_FRACTION = re.compile(r"(?<![\d.])(\d{1,2})/(\d{1,2})(?![\d.])")
 _OPERAND = re.compile(r"\d+(?:\.\d+)?|\.\d+")
 
 
 def lift(question: str, solution: str, source: int = 0) -> Program | str:
     """The program of a problem, or why there is none."""
     body, _, final = solution.partition("####")
+    question = in_figures(question)
     lines = body.translate({0xF7: "/", 0x2013: "-", 0x2212: "-", 0xD7: "*"}).split("\n")
     lifter = _Lifter(question, body)
     notes = []
@@ -49,10 +51,9 @@ def lift(question: str, solution: str, source: int = 0) -> Program | str:
         return "no step that is written out"
     lifter.settle()
     results, numbers = lifter.results, lifter.numbers
-    wanted = _value(final)
-    at = next((i for i in range(len(results) - 1, -1, -1) if results[i] == wanted), None)
-    if at is None:
-        return "the answer is no step's result"
+    at = len(results) - 1
+    if results[at] != _value(final):
+        return "the answer is not the last step's result"
     program = Program(
         _template(question, numbers), tuple(numbers), tuple(lifter.slots.values()), tuple(lifter.steps), tuple(results),
         at, source, frozenset(lifter.pinned), tuple(n for n in notes if max(n[1]) <= at),
@@ -92,12 +93,16 @@ class _Lifter:
         values = [float(v) for v in _OPERAND.findall(expression)]
         problem = ""
 
+        fraction = {float(n) for pair in _FRACTION.findall(expression) if int(pair[0]) < int(pair[1]) for n in pair}
+        shares = re.search(r"100|0?\.01|%", expression) is not None
+
         def operand(match: re.Match[str]) -> str:
             nonlocal problem
-            form = self._operand(float(match[0]), values.count(float(match[0])))
+            value = float(match[0])
+            form = self._operand(value, values.count(value), value in fraction, shares)
             if not form:
                 problem = problem or f"an operand from nowhere: {match[0]}"
-            self._meant[-1].append((float(match[0]), form))
+            self._meant[-1].append((value, form))
             return form
 
         step = _OPERAND.sub(operand, expression).replace(" ", "")
@@ -107,7 +112,11 @@ class _Lifter:
         return problem
 
     def settle(self) -> None:
-        """A number without a part may have been meant where a result of its value was taken: both stay."""
+        """A number without a part may have been meant where a result of its value was taken: both stay. So does a
+        result that leads nowhere: a step may have had it unseen.
+        """
+        told = " ".join(self.steps)
+        self.pinned |= self._behind(i for i in range(len(self.steps) - 1) if not re.search(rf"\br{i}\b", told))
         for i, number in enumerate(self.numbers):
             if number > 1 and -1 - i not in self._used:
                 self.pinned |= self._behind(j for j, result in enumerate(self.results) if result == number)
@@ -118,8 +127,11 @@ class _Lifter:
         told = [(n, f"p{i}") for i, n in enumerate(self.numbers)] + [(n, f"r{i}") for i, n in enumerate(self.results)]
         return own + [pair for pair in told if pair[0] not in {value for value, _ in own}]
 
-    def _operand(self, value: float, times: int) -> str:
-        """What an operand that its step has so many times stands for; nothing where it comes from nowhere."""
+    def _operand(self, value: float, times: int, fraction: bool, shares: bool) -> str:
+        """What an operand stands for; nothing where it comes from nowhere.
+
+        times: how often its step has it. fraction: it is a part of one. shares: the step reckons in hundredths.
+        """
         before = [i for i in range(len(self.results)) if self.results[i] == value]
         free = [i for i in before if i not in self._used]
         known = value in CONSTANTS and re.search(CONSTANTS[value], self.words) is not None
@@ -130,18 +142,18 @@ class _Lifter:
         if before:
             several = len({self.steps[i] for i in free}) > max(1, times)  # and one of them is left out
             unsure = mark or conversion or several or (not free and len(before) > 1)
-            if value in self.fixed or (unsure and not plain):
+            if fraction or value in self.fixed or (unsure and not plain):
                 self.pinned |= self._behind(before) | ({-1 - mark} if mark else set())
             chosen = free[0] if free else before[-1]
             self._used.add(chosen)
             return f"r{chosen}"
         if mark:
-            if value in self.fixed or conversion:
+            if fraction or value in self.fixed or conversion:
                 self.pinned.add(-1 - mark)
             self._used.add(mark)
             return f"p{-1 - mark}"
         for i, number in enumerate(self.numbers):
-            if self.slots[number] and (form := _percent(value, number, i)):
+            if self.slots[number] and (form := _percent(value, number, i, shares)):
                 return form
         hundredth = self._hundredth(value) if value not in self.fixed and not known else ""
         if hundredth:
@@ -242,18 +254,21 @@ def _value(text: str) -> float | None:
 
 def _made_of(value: float, known: list[float]) -> bool:
     """Whether a small count may have been worked out silently: one more or less than a number, or of two of them."""
-    if any(abs(value - n) == 1 for n in known):
+    if any(abs(value - n) == 1 or value * k == n or value == n * k for n in known for k in (2, 3, 4, 5, 6, 10)):
         return True
     return any(value in (a + b, a - b, a * b, a / b if b else 0) for a in known for b in known)
 
 
-def _percent(value: float, number: float, slot: int) -> str:
-    """What a percentage is taken for: 20 as .2, as the 80 or .8 that is left, as the 120 or 1.2 that it grows to."""
-    for form, meant in (
-        (f"(p{slot}/100)", number / 100), (f"(100-p{slot})", 100 - number), (f"(1-p{slot}/100)", 1 - number / 100),
-        (f"(100+p{slot})", 100 + number), (f"(1+p{slot}/100)", 1 + number / 100),
+def _percent(value: float, number: float, slot: int, shares: bool) -> str:
+    """What a percentage is taken for: 20 as .2, as the .8 that is left, as the 1.2 that it grows to; where a step
+    reckons in hundredths, as 80 or 120.
+    """
+    for form, meant, whole in (
+        (f"(p{slot}/100)", number / 100, False), (f"(1-p{slot}/100)", 1 - number / 100, False),
+        (f"(1+p{slot}/100)", 1 + number / 100, False), (f"(100-p{slot})", 100 - number, True),
+        (f"(100+p{slot})", 100 + number, True),
     ):  # fmt: skip
-        if abs(meant - value) < 1e-9:
+        if abs(meant - value) < 1e-9 and (shares or not whole):
             return form
     return ""
 

@@ -46,6 +46,8 @@ def tidied(program: Program) -> Program | None:
     """
     if not all(map(program.uses, range(len(program.numbers)))) or any(n != round(n, 2) for n in program.numbers):
         return None
+    if re.search(r"\} (?:day|hour|week|month|minute) (?:to|at|on|\w+ing)\b", program.text):
+        return None  # a slip of the plural
     text = re.sub(r"\s*[’'`]\s*(s|t|ve|re|ll|d)\b", r"'\1", program.text)
     text = re.sub(r"(\w) n't\b", r"\1n't", text)
     text = re.sub(r"(?<=\w) - (?=\w)", "-", text).replace("( ", "(").replace(" )", ")")

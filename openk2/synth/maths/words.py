@@ -17,7 +17,7 @@ _WOMEN = (
     "Lauren Leila Mckenna Miranda Naomi Priscilla Rosie Tabitha Tasha Uma Valerie Wanda Yolanda Sara Alyssa Annie "
     "Diane Jenna Bianca Connie Isabel Carrie Paige Lana Nina Ashley Joyce Faye Janice Susie Jean Sue Barbara Elsa "
     "Becky Madeline Patricia Chloe Christine Debby Gwen Layla Jen Rita Marta Bonnie Kimberly Lydia Clara Madison "
-    "Ruby Marcia Carolyn Phoebe Brooke Stacy Patty Theresa Maggie Liza Veronica"
+    "Ruby Marcia Carolyn Phoebe Brooke Stacy Patty Theresa Maggie Liza Veronica Lucille Candace Marion Juanita Libby Emilia Nadia Missy"
 ).split()
 _MEN = (
     "John James Robert Michael William David Richard Joseph Thomas Charles Daniel Matthew Anthony Donald Steven "
@@ -65,7 +65,13 @@ def renamed(rng: random.Random, text: str) -> str:
     for people, found in kinds:
         free = [n for n in people if n not in text and n not in table.values()]
         table |= dict(zip(found, rng.sample(free, len(found)), strict=True))
-    return _NAME.sub(lambda m: table.get(m[0], m[0]), text)
+    return re.sub(r"\b([A-Z][a-z]{2,})('(?!\w))?", lambda m: _put(table, m[1], m[2] or ""), text)
+
+
+def _put(table: dict[str, str], name: str, mark: str) -> str:
+    """The new name, with the mark of the old one's genitive: `James' car` becomes `Peter's car`."""
+    new = table.get(name, name)
+    return f"{new}'s" if mark and name in table and name.endswith("s") and not new.endswith("s") else new + mark
 
 
 def _thing(name: str, text: str) -> bool:
