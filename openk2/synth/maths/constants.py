@@ -100,6 +100,36 @@ def in_figures(question: str) -> str:
     return _LARGE.sub(figure, question)
 
 
+# Numbers that a word of the question brings with it, told or not.
+_IMPLIED = tuple(
+    (re.compile(rf"\b(?:{words})", re.IGNORECASE), values)
+    for words, values in {
+        r"parents|twins|couple|weekends?|round.?trip|and back|back and forth|each way|one way|return|perimeter|"
+        r"bicycles?|bikes?|motorcycles?|sandwich": (2,),
+        r"triplets|tricycles?": (3,),
+        r"nickels?": (5, 0.05),
+        r"dimes?": (10, 0.1),
+        r"quarters?": (25, 0.25, 4),
+        r"penn(?:y|ies)|cents?": (1, 100, 0.01),
+        r"weekdays?|work(?:ing)? ?days?|school days?|monday": (5,),
+        r"months?|monthly": (30, 4),
+        r"january|march|may|july|august|october|december": (31,),
+        r"april|june|september|november": (30,),
+        r"february": (28,),
+        r"legs?|dogs?|cats?|horses?|cars?|wheels?|square|walls?|tires?": (4,),
+        r"rectang\w+|borders?": (2,),
+        r"spiders?|octop\w+": (8,),
+        r"feet|foot|inch(?:es)?": (12, 3),
+        r"yards?": (3, 36),
+        r"pounds?|ounces?|oz": (16,),
+        r"gallons?|quarts?|pints?|cups?": (4, 2, 8, 16),
+        r"fortnight": (14, 2),
+        r"decade": (10,),
+        r"centur": (100,),
+    }.items()
+)
+
+
 def explained(question: str) -> set[float]:
     """Values that the question has other than as numbers of its own: in words, fractions, times, parts of words."""
     lower = question.lower()
@@ -107,6 +137,7 @@ def explained(question: str) -> set[float]:
     out = {float(d) for d in re.findall(r"\d+(?:\.\d+)?", plain)}
     tables = ({w: i for i, w in enumerate(WORDS)}, TENS, _ORDINALS, _UNITS)
     out |= {float(v) for table in tables for w, v in table.items() if re.search(rf"\b{w}s?\b", lower)}
+    out |= {float(v) for words, values in _IMPLIED if words.search(lower) for v in values}
     fractions = re.findall(r"\b(\d+)/(\d+)\b", lower)
     return (
         out | {int(a) / int(b) for a, b in fractions if int(b)} | {1 - int(a) / int(b) for a, b in fractions if int(b)}

@@ -47,7 +47,7 @@ _CALENDAR = re.compile(r"(?:january|february|march|april|may|june|july|august|se
 _KEEP = re.compile(r"^(?:st|nd|rd|th)\b|^ ?(?:am|pm|a\.m|p\.m|o'clock|noon|midnight)\b|^ (?:AD|BC)\b|^-\d", re.IGNORECASE)
 # Texts whose numbers are tied to each other or to the world in ways that no step says.
 _TIED = re.compile(
-    r"\b(?:sequence|pattern|consecutive|alphabet|vowels?|letters? (?:in|of) (?:the|his|her) (?:word|name|alphabet)|dice|"
+    r"\b(?:fold\w*|sequence|pattern|consecutive|alphabet|vowels?|letters? (?:in|of) (?:the|his|her) (?:word|name|alphabet)|dice|"
     r"die|deck|cards? deck|chess|checkers|digits?|prime|multiples?|divisible|factors?|odd|even numbers?|triangles?|"
     r"angles?|degrees?|polygon|hexagon\w*|pentagon\w*|octagon\w*|leap year|zodiac|bingo|tic-tac|roman|"
     r"probability|chance|odds|likely|palindrome|o'clock|midnight|noon|a\.m\.?|p\.m\.?|am|pm|"

@@ -12,6 +12,7 @@ results, all numbers behind both are pinned: they stay as they are, and so do th
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterable, Iterator
 from fractions import Fraction
@@ -58,8 +59,8 @@ def lift(question: str, solution: str, source: int = 0) -> Program | str:
         _template(question, numbers), tuple(numbers), tuple(lifter.slots.values()), tuple(lifter.steps), tuple(results),
         at, source, frozenset(lifter.pinned), tuple(n for n in notes if max(n[1]) <= at),
     )  # fmt: skip
-    if not any(program.uses(i) for i in range(len(numbers)) if i not in program.pinned):
-        return "no number of the question can change"
+    if not any(program.uses(i) for i in range(len(numbers))):
+        return "no number of the question in it"
     try:
         values = solve(program.steps, program.numbers)
     except ToolError:
@@ -135,8 +136,8 @@ class _Lifter:
         before = [i for i in range(len(self.results)) if self.results[i] == value]
         free = [i for i in before if i not in self._used]
         known = value in CONSTANTS and re.search(CONSTANTS[value], self.words) is not None
-        mark = -1 - self.numbers.index(value) if value in self.slots else 0
         conversion = known and value in CONVERSIONS
+        mark = -1 - self.numbers.index(value) if value in self.slots else 0
         # A result that waits is meant, if it is the last one or the number has had its turn.
         plain = len(free) == 1 and (free[0] == len(self.results) - 1 or mark in self._used)
         if before:
@@ -155,11 +156,14 @@ class _Lifter:
         for i, number in enumerate(self.numbers):
             if self.slots[number] and (form := _percent(value, number, i, shares)):
                 return form
-        hundredth = self._hundredth(value) if value not in self.fixed and not known else ""
-        if hundredth:
+        if hundredth := self._hundredth(value):
             return hundredth
-        small = value in range(2, 13) and not _made_of(value, [*self.numbers, *self.results])
-        return f"{value:g}" if value in self.fixed or known or small else ""
+        if not (value in self.fixed or conversion or (known and value <= 1)):
+            makers = self._makers(value)
+            if not makers and not known and value not in range(2, 13):
+                return ""
+            self.pinned |= makers
+        return f"{value:g}"
 
     def _hundredth(self, value: float) -> str:
         """What a hundredth is taken from: cents of the question as dollars, a percentage that was worked out."""
@@ -171,6 +175,21 @@ class _Lifter:
             self._used.add(shares[0])
             return f"(r{shares[0]}/100)"
         return ""
+
+    def _makers(self, value: float) -> set[int]:
+        """The numbers of the question from which a value may have been worked out unseen: one of them or two."""
+        known = [(n, {i}) for i, n in enumerate(self.numbers)]
+        known += [(n, self._behind([i])) for i, n in enumerate(self.results)]
+        out: set[int] = set()
+        for n, rests in known:
+            if abs(value - n) == 1 or (n > 1 and value * n in CONVERSIONS) or value == 100 - n:
+                out |= rests
+            elif any(value * k == n or value == n * k for k in (2, 3, 4, 5, 6, 10)):
+                out |= rests
+        for (a, a_rests), (b, b_rests) in itertools.combinations(known, 2):
+            if value in (a + b, a * b, abs(a - b)) or value * a == b or value * b == a:
+                out |= a_rests | b_rests
+        return out
 
     def _behind(self, results: Iterable[int]) -> set[int]:
         """The numbers of the question that results rest on."""
@@ -250,13 +269,6 @@ def _value(text: str) -> float | None:
         return float(Fraction(text))
     except (ValueError, ZeroDivisionError):
         return None
-
-
-def _made_of(value: float, known: list[float]) -> bool:
-    """Whether a small count may have been worked out silently: one more or less than a number, or of two of them."""
-    if any(abs(value - n) == 1 or value * k == n or value == n * k for n in known for k in (2, 3, 4, 5, 6, 10)):
-        return True
-    return any(value in (a + b, a - b, a * b, a / b if b else 0) for a in known for b in known)
 
 
 def _percent(value: float, number: float, slot: int, shares: bool) -> str:
