@@ -62,12 +62,15 @@ _TIGHT = re.compile(
 )  # fmt: skip
 
 
+# Rows of GSM8K that a reader found at fault: units or names mixed up, a question with two readings, things that cannot be.
+_FAULTY = frozenset({727, 1110, 1255, 1972, 2554, 2658, 2931, 3673, 3688, 6153, 6378})
+_ORDINALS = re.compile(r"(?<!-)\b(?:third|fourth|fifth|sixth|seventh|eighth|ninth|tenth)\b(?! of)|\d(?:rd|th)\b", re.IGNORECASE)
 _MARKS = re.compile(r"\b(?:tests?|exams?|quiz(?:zes)?|grades?|scores?|marks in|maths)\b", re.IGNORECASE)
 # Where the answer hangs on which of two results is the larger one.
 _COMPARES = re.compile(
     r"\b(?:who|which|whose|(?:high|low|larg|small|bigg|fast|slow|cheap|great|few|long|short|old|young|heavi|light|tall|"
-    r"strong|clos|furth|farth|near|lat|earli|rich|bett|wors)(?:est|er)|best|worst|less expensive|more expensive|maximum|"
-    r"minimum|winner|won|wins|beat|difference)\b",
+    r"strong|clos|furth|farth|near|lat|earli|rich|bett|wors)er|worst|less expensive|more expensive|maximum|minimum|"
+    r"winner|won|wins|beat|difference|(?!(?:inter|gu|for|t|harv|n|w|ch|requ|inv|r|cont|l|p|v)est\b)[a-z]+est)\b",
     re.IGNORECASE,
 )
 # Units that the world converts into each other.
@@ -101,6 +104,8 @@ class Rules:
 @lru_cache(maxsize=None)
 def rules_of(program: Program) -> Rules | str:
     """The rules for new numbers, or why there can be none."""
+    if program.fold is None and program.source in _FAULTY:
+        return "a text at fault"
     if match := _TIED.search(program.text):
         return f"numbers that are tied to the world: {match[0]}"
     numbers = program.numbers
@@ -175,11 +180,11 @@ def results_of(program: Program, numbers: list[float]) -> tuple[float, ...] | No
         results = solve(program.steps, numbers)
     except ToolError:
         return None
-    if rules.ranked and any(
-        sign(a - b) != sign(new_a - new_b)
-        for (a, new_a), (b, new_b) in itertools.combinations(zip(program.results, results, strict=True), 2)
-    ):
-        return None
+    if rules.ranked:
+        values = [*zip(program.results, results, strict=True), *zip(program.numbers, numbers, strict=True)]
+        for (a, new_a), (b, new_b) in itertools.combinations(values, 2):
+            if sign(a - b) != sign(new_a - new_b):
+                return None
     for old, new in zip(program.results, results, strict=True):
         if not sensible(old, new) or (rules.hundred and 0 < old <= 100 < new):
             return None
@@ -223,6 +228,8 @@ def _tops(program: Program) -> list[int | None]:
         if re.match(r"[ -](?:days?|weeks?|months?)\b", after) and re.search(r"\b(?:week|year)s?\b", sentence):
             bound(i, 0 if value in (5, 7, 12, 30, 31, 52) else 60)
         if _converts(after, sentence):
+            bound(i, 0)
+        if value <= 12 and _ORDINALS.search(program.text):
             bound(i, 0)
         if value <= 100 and _MARKS.search(program.text):
             bound(i, 100)

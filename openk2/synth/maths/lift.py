@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import itertools
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from fractions import Fraction
 from pathlib import Path
@@ -74,7 +75,9 @@ class _Lifter:
     """Steps over slots and results, found one after the other; what each operand was taken for."""
 
     def __init__(self, question: str, body: str) -> None:
+        self.body = body
         self.slots = _slots(question)
+        self.told = Counter(float(m[0].replace(",", "")) for m in NUMBER.finditer(question))
         self.numbers = list(self.slots)
         self.words = f"{question} {re.sub(r'<<[^>]*>>', '', body)}".lower()
         self.fixed = explained(question)
@@ -114,13 +117,19 @@ class _Lifter:
 
     def settle(self) -> None:
         """A number without a part may have been meant where a result of its value was taken: both stay. So does a
-        result that leads nowhere: a step may have had it unseen.
+        result that leads nowhere, and what a figure that only the solution's text has may have been worked out from: a
+        step may rest on it unseen.
         """
         told = " ".join(self.steps)
         self.pinned |= self._behind(i for i in range(len(self.steps) - 1) if not re.search(rf"\br{i}\b", told))
         for i, number in enumerate(self.numbers):
             if number > 1 and -1 - i not in self._used:
                 self.pinned |= self._behind(j for j, result in enumerate(self.results) if result == number)
+
+        told = {float(n) for n in _OPERAND.findall(_STEP.sub("", self.body).replace(",", ""))}
+        for value in told - set(self.numbers) - set(self.results) - self.fixed - set(CONVERSIONS) - {0, 1}:
+            if not any(self.slots[n] and _percent(value, n, i, True) for i, n in enumerate(self.numbers)):
+                self.pinned |= self._makers(value)
 
     def meanings(self, covers: Iterable[int]) -> list[tuple[float, str]]:
         """What the numbers of a line may stand for: its operands and results, then all that was known before it."""
@@ -151,6 +160,8 @@ class _Lifter:
         if mark:
             if fraction or value in self.fixed or conversion:
                 self.pinned.add(-1 - mark)
+            elif times > self.told[value]:  # it is not told so often: one of them may be a result that is not
+                self.pinned |= {-1 - mark} | self._makers(value)
             self._used.add(mark)
             return f"p{-1 - mark}"
         for i, number in enumerate(self.numbers):

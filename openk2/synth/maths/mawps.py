@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -46,12 +47,18 @@ def tidied(program: Program) -> Program | None:
     """
     if not all(map(program.uses, range(len(program.numbers)))) or any(n != round(n, 2) for n in program.numbers):
         return None
-    if re.search(r"\} (?:day|hour|week|month|minute) (?:to|at|on|\w+ing)\b", program.text):
-        return None  # a slip of the plural
     text = re.sub(r"\s*[’'`]\s*(s|t|ve|re|ll|d)\b", r"'\1", program.text)
+    text = re.sub(r"\{(\d+)\} ([a-z]+)(?= (?:in|a|per|each|for|to|at|on|\w+ing)\b|[.,?])", partial(_plural, program), text)
     text = re.sub(r"(\w) n't\b", r"\1n't", text)
     text = re.sub(r"(?<=\w) - (?=\w)", "-", text).replace("( ", "(").replace(" )", ")")
     return replace(program, text=text)
+
+
+def _plural(program: Program, match: re.Match[str]) -> str:
+    """`4 doughnut in each box` of a text that has doughnuts elsewhere: the slip is mended."""
+    word = match[2]
+    slip = program.numbers[int(match[1])] > 1 and (word in ("day", "dollar") or re.search(rf"\b{word}s\b", program.text))
+    return f"{match[0]}s" if slip and not word.endswith("s") else match[0]
 
 
 def detokenize(text: str) -> str:
