@@ -61,10 +61,10 @@ CONSTANTS: dict[float, str] = {
 
 
 CONVERSIONS = (7, 12, 24, 52, 60, 100, 365, 1000)  # days of a week, months of a year ...: constants before all else
-WORDS = (
+WORDS: tuple[str, ...] = tuple(
     "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
-    "eighteen nineteen twenty"
-).split()
+    "eighteen nineteen twenty".split()
+)
 TENS = {"thirty": 30, "forty": 40, "fifty": 50, "sixty": 60, "seventy": 70, "eighty": 80, "ninety": 90, "hundred": 100}
 _ORDINALS = {"third": 3, "fourth": 4, "fifth": 5, "sixth": 6, "seventh": 7, "eighth": 8, "ninth": 9, "tenth": 10}
 _UNITS = {
@@ -82,8 +82,11 @@ _UNITS = {
 }
 
 
+_SAID = {w: i for i, w in enumerate(WORDS)} | TENS | _ORDINALS | _UNITS
+_SAID_WORD = re.compile(rf"\b({'|'.join(_SAID)})s?\b")
 _LARGE = re.compile(
-    rf"\b({'|'.join(list(TENS)[:-1])}|twenty)(?:[- ]({'|'.join(WORDS[1:10])}))?(?= [a-z])|\b({'|'.join(WORDS[13:20])})(?= [a-z])",
+    rf"\b({'|'.join(list(TENS)[:-1])}|twenty)(?:[- ]({'|'.join(WORDS[1:10])}))?(?= [a-z])|"
+    rf"\b({'|'.join(WORDS[13:20])})(?= [a-z])",
     re.IGNORECASE,
 )
 
@@ -135,8 +138,7 @@ def explained(question: str) -> set[float]:
     lower = question.lower()
     plain = NUMBER.sub(" ", lower)
     out = {float(d) for d in re.findall(r"\d+(?:\.\d+)?", plain)}
-    tables = ({w: i for i, w in enumerate(WORDS)}, TENS, _ORDINALS, _UNITS)
-    out |= {float(v) for table in tables for w, v in table.items() if re.search(rf"\b{w}s?\b", lower)}
+    out |= {float(_SAID[word]) for word in _SAID_WORD.findall(lower)}
     out |= {float(v) for words, values in _IMPLIED if words.search(lower) for v in values}
     fractions = re.findall(r"\b(\d+)/(\d+)\b", lower)
     return (

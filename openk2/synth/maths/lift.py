@@ -193,9 +193,8 @@ class _Lifter:
         known += [(n, self._behind([i])) for i, n in enumerate(self.results)]
         out: set[int] = set()
         for n, rests in known:
-            if abs(value - n) == 1 or (n > 1 and value * n in CONVERSIONS) or value == 100 - n:
-                out |= rests
-            elif any(value * k == n or value == n * k for k in (2, 3, 4, 5, 6, 10)):
+            near = abs(value - n) == 1 or value == 100 - n or (n > 1 and value * n in CONVERSIONS)
+            if near or any(value * k == n or value == n * k for k in (2, 3, 4, 5, 6, 10)):
                 out |= rests
         for (a, a_rests), (b, b_rests) in itertools.combinations(known, 2):
             if value in (a + b, a * b, abs(a - b)) or value * a == b or value * b == a:
@@ -234,7 +233,7 @@ def _equations(line: str) -> Iterator[tuple[str, str]]:
 
 
 def _other(annotated: str, written: str) -> bool:
-    """Whether a line ends in another operation than its annotation says (`15-5 = <<5+5=10>>10`): then the line holds."""
+    """Whether a line ends in another operation than its annotation has (`15-5 = <<5+5=10>>10`): the line holds."""
     ends = re.search(r"(?<![\d)%*/+-])\s*[$]?(\d+(?:\.\d+)?)\s*([-+*/x])\s*[$]?(\d+(?:\.\d+)?)\s*$", written)
     parts = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([-+*/x])\s*(\d+(?:\.\d+)?)\s*", annotated)
     return ends is not None and parts is not None and ends.groups() != parts.groups() and ends[2] != parts[2]

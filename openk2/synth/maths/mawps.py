@@ -16,6 +16,9 @@ from openk2.synth.maths.program import Program, solve
 from openk2.synth.rows import read_rows
 from openk2.tools.base import ToolError
 
+_BROKEN = re.compile(r"\b(?:is|are|does)\?$|how much cups|^There school|seats on each school bus", re.IGNORECASE)
+_UNITS = frozenset("day dollar gallon mile hour pound cup quart pint liter meter yard minute week month".split())
+
 
 def load_mawps(path: Path) -> list[Program]:
     """The problems whose equation uses only numbers that the question states. Raises UserError as `read_rows`."""
@@ -30,8 +33,9 @@ def _read(row: dict[str, Any], source: int) -> Program | None:
     if not (used <= slots <= set(range(len(values)))):
         return None
     numbers = list(dict.fromkeys(values))
-    text = re.sub(r"number(\d+)", lambda m: "{" + str(numbers.index(values[int(m[1])])) + "}", question)
-    step = re.sub(r"number(\d+)", lambda m: f"p{numbers.index(values[int(m[1])])}", infix(iter(row["Equation"].split())))
+    slot = [numbers.index(value) for value in values]
+    text = re.sub(r"number(\d+)", lambda m: "{" + str(slot[int(m[1])]) + "}", question)
+    step = re.sub(r"number(\d+)", lambda m: f"p{slot[int(m[1])]}", infix(iter(row["Equation"].split())))
     step = re.sub(r"(\d)\.0\b", r"\1", step)
     try:
         results = solve([step], numbers)
@@ -43,12 +47,16 @@ def _read(row: dict[str, Any], source: int) -> Program | None:
 
 def tidied(program: Program) -> Program | None:
     """A problem to draw anew: without the marks of the tokens; None where a number has no part in the solution (the
-    file's equation may have forgotten it) or is no decimal of two places.
+    file's equation may have forgotten it) or is no decimal of two places, or where the text is broken.
     """
     if not all(map(program.uses, range(len(program.numbers)))) or any(n != round(n, 2) for n in program.numbers):
         return None
+    if _BROKEN.search(program.text):
+        return None
     text = re.sub(r"\s*[’'`]\s*(s|t|ve|re|ll|d)\b", r"'\1", program.text)
-    text = re.sub(r"\{(\d+)\} ([a-z]+)(?= (?:in|a|per|each|for|to|at|on|\w+ing)\b|[.,?])", partial(_plural, program), text)
+    text = re.sub(
+        r"\{(\d+)\} ([a-z]+)(?= (?:of|in|a|per|each|for|to|at|on|\w+ing)\b|[.,?])", partial(_plural, program), text
+    )
     text = re.sub(r"(\w) n't\b", r"\1n't", text)
     text = re.sub(r"(?<=\w) - (?=\w)", "-", text).replace("( ", "(").replace(" )", ")")
     return replace(program, text=text)
@@ -57,7 +65,7 @@ def tidied(program: Program) -> Program | None:
 def _plural(program: Program, match: re.Match[str]) -> str:
     """`4 doughnut in each box` of a text that has doughnuts elsewhere: the slip is mended."""
     word = match[2]
-    slip = program.numbers[int(match[1])] > 1 and (word in ("day", "dollar") or re.search(rf"\b{word}s\b", program.text))
+    slip = program.numbers[int(match[1])] > 1 and (word in _UNITS or re.search(rf"\b{word}s\b", program.text))
     return f"{match[0]}s" if slip and not word.endswith("s") else match[0]
 
 

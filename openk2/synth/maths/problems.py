@@ -1,4 +1,4 @@
-"""New word problems from lifted ones: other numbers, names and things; a useless sentence in it; two of them in a row."""
+"""New problems from lifted ones: other numbers, names and things, a useless sentence in it, two of them in a row."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from openk2.synth.maths.draw import drawn, results_of, rules_of
+from openk2.synth.maths.draw import drawn, results_of
 from openk2.synth.maths.lift import load
 from openk2.synth.maths.mawps import load_mawps, tidied
 from openk2.synth.maths.notes import told
 from openk2.synth.maths.program import Program, show, solve, trained_on
+from openk2.synth.maths.sense import rules_of
 from openk2.synth.maths.words import other_things, renamed
 from openk2.synth.rows import packed_lines
 from openk2.synth.trajectory import Record, Trajectory
@@ -61,7 +62,7 @@ def _stated(
     rng: random.Random, program: Program, numbers: Sequence[float], results: Sequence[float],
     said: tuple[int, str] = (-1, ""), first: int = 0, distractor: float = 0.0,
 ) -> Problem:  # fmt: skip
-    """said: a number that the question calls N, and its name in the code. first: how many names the code has already."""
+    """said: a number that the question calls N, and its name in the code. first: how many names the code has."""
     texts = _MARK.join([program.text, *(note for note, _ in program.notes)])
     question, *notes = other_things(rng, renamed(rng, texts)).split(_MARK)
     if rng.random() < distractor:
@@ -73,7 +74,7 @@ def _stated(
         """What stands in a hole of a note."""
         if re.fullmatch(r"p\d+", form):
             return said[1] if form == f"p{said[0]}" else _written(program, numbers, int(form[1:]))
-        if "r" in form or said[1] and f"p{said[0]}" in form:
+        if "r" in form or (said[1] and f"p{said[0]}" in form):
             return code(form)
         return show(solve([form], numbers)[0], "")
 
@@ -121,11 +122,11 @@ def _written(program: Program, numbers: Sequence[float], i: int) -> str:
 
 def _distracted(rng: random.Random, text: str) -> str:
     """A sentence that has nothing to do with it, before the last one."""
-    cut = max(text.rfind(". "), text.rfind("! "))
+    ends = [match.end() - 1 for match in re.finditer(r"(?<!Mr)(?<!Mrs)(?<!Ms)(?<!Dr)(?<!St)[.!?] +(?=[A-Z])", text)]
     free = [said for said, words in _DISTRACTORS if not re.search(rf"\b(?:{words})", text, re.IGNORECASE)]
-    if cut < 0 or not free:
+    if not ends or not free:
         return text
-    return f"{text[: cut + 1]} {rng.choice(free).format(n=rng.randint(4, 19))}{text[cut + 1 :]}"
+    return f"{text[: ends[-1]]} {rng.choice(free).format(n=rng.randint(4, 19))}{text[ends[-1] :]}"
 
 
 def joined(rng: random.Random, a: Problem, second: Program) -> Problem | None:

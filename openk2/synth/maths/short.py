@@ -24,7 +24,7 @@ def is_short(program: Program) -> bool:
 
 
 def mawps_problem(rng: random.Random, program: Program, fresh: bool = True) -> Record | None:
-    """One problem with new numbers, names and things (`fresh`) or as it is. None where no draw of numbers makes sense."""
+    """One problem with new numbers, names and things (`fresh`) or as it is. None where no draw makes sense."""
     found = drawn(rng, program) if fresh else (program.numbers, program.results)
     if found is None:
         return None

@@ -17,7 +17,8 @@ _WOMEN = (
     "Lauren Leila Mckenna Miranda Naomi Priscilla Rosie Tabitha Tasha Uma Valerie Wanda Yolanda Sara Alyssa Annie "
     "Diane Jenna Bianca Connie Isabel Carrie Paige Lana Nina Ashley Joyce Faye Janice Susie Jean Sue Barbara Elsa "
     "Becky Madeline Patricia Chloe Christine Debby Gwen Layla Jen Rita Marta Bonnie Kimberly Lydia Clara Madison "
-    "Ruby Marcia Carolyn Phoebe Brooke Stacy Patty Theresa Maggie Liza Veronica Lucille Candace Marion Juanita Libby Emilia Nadia Missy"
+    "Ruby Marcia Carolyn Phoebe Brooke Stacy Patty Theresa Maggie Liza Veronica Lucille "
+    "Candace Marion Juanita Libby Emilia Nadia Missy"
 ).split()
 _MEN = (
     "John James Robert Michael William David Richard Joseph Thomas Charles Daniel Matthew Anthony Donald Steven "
