@@ -20,7 +20,7 @@ def note_of(line: str, meanings: Sequence[tuple[float, str]], question: str) -> 
     """
     known = question.lower()
     names = re.findall(r"(?<![.!?] )(?<!^)\b[A-Z][a-z]+|\b[A-Z][a-z]+(?='s)", line)
-    if re.search(r"\b[B-HJ-Z]\b", line) or any(name not in question for name in names):
+    if re.search(r"\b[B-HJ-Z]\b", f"{line} {question}") or any(name not in question for name in names):
         return ""  # letters are the names of results here, and somebody else's name is a slip
     line = line.replace("$$", "$")
     line = re.sub(r"\s+", " ", line).strip()

@@ -6,7 +6,7 @@ import itertools
 import json
 import random
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -101,8 +101,8 @@ def filled(program: Program, text: str, numbers: Sequence[float], called: int = 
 
 
 def _name(i: int) -> str:
-    """A, B, ...; never N, which a question may use."""
-    return "ABCDEFGHIJKLMOPQRSTUVWXYZ"[i] if i < 25 else f"Z{i}"
+    """A, B, ...; never I, and never N, which a question may use."""
+    return "ABCDEFGHJKLMOPQRSTUVWXYZ"[i] if i < 24 else f"Z{i}"
 
 
 def reasons(program: Program) -> str:
@@ -178,9 +178,12 @@ def problems(programs: Sequence[Program], seed: int) -> Iterator[Problem]:
             yield made
 
 
-def gsm8k_programs(data: Path) -> list[Program]:
-    """The problems of GSM8K from which new ones are drawn. Raises UserError for a file that is missing or damaged."""
-    return [p for _, p in load(data / "gsm8k_train.jsonl") if isinstance(p, Program) and _draws(p)]
+def gsm8k_programs(data: Path, rows: Iterable[Program | str] = ()) -> list[Program]:
+    """The problems of GSM8K from which new ones are drawn; `rows`: the file, where it has been lifted already. Raises
+    UserError for a file that is missing or damaged.
+    """
+    found = rows or (program for _, program in load(data / "gsm8k_train.jsonl"))
+    return [p for p in found if isinstance(p, Program) and _draws(p)]
 
 
 def mawps_programs(data: Path) -> list[Program]:
@@ -194,10 +197,12 @@ def _draws(program: Program) -> bool:
 
 def write(data: Path, out: Path, count: int, seed: int, say: Callable[[str], None] = print) -> None:
     """`count` records as compressed JSON lines. Raises UserError for source files that are missing or damaged."""
-    both = {"GSM8K": gsm8k_programs(data), "MAWPS": mawps_programs(data)}
-    training = [p for programs in both.values() for p in programs if trained_on(p)]
-    say(", ".join(f"{name}: {len(programs):,} programs" for name, programs in both.items()))
-    say(f"{len(training):,} of them are for training, the others held out by skeleton and fold")
+    rows = [program for _, program in load(data / "gsm8k_train.jsonl")]
+    gsm8k, mawps = gsm8k_programs(data, rows), mawps_programs(data)
+    share = 100 * sum(isinstance(p, Program) for p in rows) / len(rows)
+    say(f"{share:.1f}% of {len(rows):,} problems of GSM8K lifted, {len(gsm8k):,} may have other numbers")
+    training = [p for p in [*gsm8k, *mawps] if trained_on(p)]
+    say(f"{len(mawps):,} problems of MAWPS; {len(training):,} of both for training, the rest held out")
     out.parent.mkdir(parents=True, exist_ok=True)
     part = out.with_name(out.name + ".part")
     with packed_lines(part) as lines:
