@@ -229,6 +229,11 @@ def seeded_faults(seed: int, rate: float = 0.08) -> Fault:
     return fault
 
 
+def rows_of(result: Result) -> list[dict[str, Any]]:
+    """The records that a result shows."""
+    return result["items"] if result.keys() == {"items", "total"} else [result]
+
+
 def _arguments(text: str) -> dict[str, Any] | None:
     try:
         data = json.loads(text or "{}")

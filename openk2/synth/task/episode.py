@@ -11,7 +11,7 @@ import random
 from typing import Any
 
 from openk2.chat.messages import Message, ToolCall
-from openk2.synth.task.dialogue import Dialogue, Trajectory, seeded_faults
+from openk2.synth.task.dialogue import Dialogue, Trajectory, rows_of, seeded_faults
 from openk2.synth.task.facts import PAGE, getter, label_of, version_reader
 from openk2.synth.task.phrases import sentence
 from openk2.synth.task.plan import Call, Goal
@@ -71,7 +71,7 @@ class Episode:
         )
         results = [json.loads(m.content) for m in self.talk.assistant(Message("assistant", "", thought, calls))]
         for result in results:
-            for row in result.get("items", [result]):
+            for row in rows_of(result):
                 self.names |= {(row["id"], v) for v in row.values() if isinstance(v, str)} if "id" in row else set()
         return results
 

@@ -14,7 +14,7 @@ from dataclasses import replace
 from typing import Any
 
 from openk2.chat.messages import Message, ToolCall
-from openk2.synth.task.dialogue import Dialogue, Trajectory
+from openk2.synth.task.dialogue import Dialogue, Trajectory, rows_of
 from openk2.synth.task.rubric import Declines, Evidence, States, from_json, reached
 from openk2.synth.world.populate import draw_value
 from openk2.synth.world.state import State
@@ -55,6 +55,11 @@ class Told:
 
     def answers(self) -> list[int]:
         return [i for i, m in enumerate(self.mine) if not m.tool_calls]
+
+    def answer_to(self, wish: int) -> int:
+        """Where the last answer to a wish is."""
+        _, talk = self.again(self.mine)
+        return self.answers()[sum(map(len, talk.evidence.answers[: wish + 1])) - 1]
 
     def again(self, mine: list[Message]) -> tuple[Trajectory, Dialogue]:
         """The record in which the agent says and does this instead, no fault striking."""
@@ -218,11 +223,10 @@ def wrong_figure(record: Trajectory, world: World, rng: random.Random) -> Trajec
     asked = [c for c in told.rubric if isinstance(c, States)]
     shown = [m["content"] for m in record["messages"] if m["role"] == "tool"]
     for check in rng.sample(asked, len(asked)):
-        at = next((i for i in told.answers() if check.forms[0] in told.mine[i].content), None)
-        rows = [row for text in shown for row in json.loads(text).get("items", ())]
+        rows = [row for text in shown for row in rows_of(json.loads(text))]
         other = sorted({str(v) for row in rows for v in row.values() if isinstance(v, str | int)} - set(check.forms))
-        if at is not None and other:
-            text = rng.choice(other)
+        if other:
+            text, at = rng.choice(other), told.answer_to(check.wish)
             if not any(form.lower() in text.lower() for form in check.forms):
                 told.mine[at] = replace(told.mine[at], content=f"It is {text}.")
                 return told.again(told.mine)[0]
@@ -234,9 +238,7 @@ def false_done(record: Trajectory, world: World, rng: random.Random) -> Trajecto
     told = Told(record, world)
     number = rng.randrange(len(record["proof"]["user"]["wishes"]))
     declined = any(isinstance(c, Declines) and c.wish == number for c in told.rubric)
-    _, talk = told.again(told.mine)
-    last = talk.evidence.answers[number][-1]
-    at = max(i for i in told.answers() if told.mine[i].content == last)
+    at = told.answer_to(number)
     text = "Done, as you asked." if declined else "I could not do that. Nothing was changed."
     told.mine[at] = replace(told.mine[at], content=text)
     return told.again(told.mine)[0]
@@ -303,21 +305,17 @@ def one_by_one(told: Told, rng: random.Random) -> list[Message] | None:
 
 def other_words(told: Told, rng: random.Random) -> list[Message]:
     """The answers in a person's own words, with what was asked for, and nothing else."""
-    _, talk = told.again(told.mine)
     stated = {c.wish: c.forms[-1] for c in told.rubric if isinstance(c, States)}
     declined = {c.wish for c in told.rubric if isinstance(c, Declines)}
-    last = [answers[-1] for answers in talk.evidence.answers]
-    out, wish = [], 0
-    for m in told.mine:
-        if not m.tool_calls and wish < len(last) and m.content == last[wish]:
-            if wish in declined:
-                m = replace(m, content=f"Sorry, but I'm not able to do this. {m.content}")
-            elif wish in stated:
-                m = replace(m, content=rng.choice(("I looked: {}", "{}", "That would be **{}**.")).format(stated[wish]))
-            else:
-                m = replace(m, content=rng.choice(("All set!", "It's taken care of.", "That went through fine.")))
-            wish += 1
-        out.append(m)
+    out = list(told.mine)
+    for wish in range(len(told.record["proof"]["user"]["wishes"])):
+        at = told.answer_to(wish)
+        text = rng.choice(("All set!", "It's taken care of.", "That went through fine."))
+        if wish in declined:
+            text = f"Sorry, but I'm not able to do this. {out[at].content}"
+        elif wish in stated:
+            text = rng.choice(("I looked: {}", "{}", "That would be **{}**.")).format(stated[wish])
+        out[at] = replace(out[at], content=text)
     return out
 
 

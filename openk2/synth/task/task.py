@@ -102,8 +102,10 @@ def _finders(spec: WorldSpec, plan: Plan) -> tuple[dict[str, str], frozenset[str
 def _needs_looking(world: World, plan: Plan) -> bool:
     """Whether something must be looked up, or done that is not said: else whoever copies what was said is right."""
     _, by_id = _finders(world.spec, plan)
+    if all(goal.kind == "refuse" for goal in plan.goals):
+        return True
     for goal in plan.goals:
-        if goal.kind != "act" or len(goal.calls) > 1 or len(plan.goals) == sum(g.kind == "refuse" for g in plan.goals):
+        if goal.kind in ("each", "ask") or len(goal.calls) > 1:
             return True
         assert goal.before is not None
         tool, args = world.tools[goal.calls[0].tool], goal.calls[0].args

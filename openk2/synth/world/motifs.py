@@ -31,8 +31,10 @@ def _number(draft: Draft, entity: str, default: str = "units") -> str:
 
 
 def _few(draft: Draft, entity: str, n: int = 3) -> tuple[str, ...]:
-    """The first fields of an entity, `n` or up to three more: services differ in how much they show."""
-    return tuple(draft.fields[entity])[: n + draft.rng.randint(0, 3)]
+    """The first field of an entity and some others, `n` or up to three more: services differ in what they show."""
+    first, *others = draft.fields[entity]
+    some = draft.rng.sample(others, min(len(others), max(0, n - 1) + draft.rng.randint(0, 3)))
+    return (first, *sorted(some, key=others.index))
 
 
 _PERSON = (Field("name", Type("text")), Field("phone", Type("text")), Field("email", Type("text")))
@@ -140,11 +142,12 @@ def reserve(draft: Draft, entity: str) -> bool:
                 c.Shows(booking, hold.name, _names(draft, booking, "hold_state", "quantity")),
             ], verb,
         )  # fmt: skip
-    draft.tool(
-        f"expire_{booking}s", "Close every open hold whose time is over.", [],
-        [c.Expires(booking, "expires_at", "hold_state", ("held",), "expired", entity, pool.name, "quantity", held),
-         c.Computes("count", booking, "quantity", (), (("hold_state", "expired"),))], "expire",
-    )  # fmt: skip
+    if draft.chance(0.5):  # in other worlds holds are released by hand alone
+        draft.tool(
+            f"expire_{booking}s", "Close every open hold whose time is over.", [],
+            [c.Expires(booking, "expires_at", "hold_state", ("held",), "expired", entity, pool.name, "quantity", held),
+             c.Computes("count", booking, "quantity", (), (("hold_state", "expired"),))], "expire",
+        )  # fmt: skip
     params, filters = narrow(draft, booking, draft.rng.randint(1, 3))
     draft.tool(
         f"list_{booking}s", "Holds, the largest first.", params,
@@ -185,7 +188,7 @@ def schedule(draft: Draft, entity: str) -> bool:
             c.Shows(slot, target.name, _names(draft, slot, "booking_state", "starts_at")),
         ], "cancel",
     )  # fmt: skip
-    params, filters = narrow(draft, slot, draft.rng.randint(0, 3), ("booking_state", place.name))
+    params, filters = narrow(draft, slot, draft.rng.randint(1, 4), ("booking_state", place.name))
     draft.tool(
         f"list_{slot}s", "Booked times, the earliest first.",
         [id_param(entity, required=False), *params],
@@ -214,7 +217,7 @@ def aggregate(draft: Draft, entity: str) -> bool:
 def rank(draft: Draft, entity: str) -> bool:
     number = _number(draft, entity)
     top, down = draft.rng.randint(2, 5), draft.chance(0.5)
-    params, filters = narrow(draft, entity, draft.rng.randint(0, 3), (number,))
+    params, filters = narrow(draft, entity, draft.rng.randint(1, 4), (number,))
     shown = tuple(dict.fromkeys((*_few(draft, entity, 2), number)))
     word = "most" if down else "least"
     draft.tool(
@@ -322,7 +325,7 @@ def nest(draft: Draft, entity: str) -> bool:
         c.Sets(entity, a.name, ((parent, b.name),)), c.Shows(entity, a.name, (parent, *_few(draft, entity, 1))),
     ]  # fmt: skip
     draft.tool(f"move_{entity}_under", f"Put a {_said(entity)} below another.", [a, b], claims, "nest")
-    params, filters = narrow(draft, entity, draft.rng.randint(0, 3), (parent,))
+    params, filters = narrow(draft, entity, draft.rng.randint(1, 4), (parent,))
     draft.tool(
         f"list_children_of_{entity}", "What lies directly below a record.",
         [id_param(entity, "parent_id"), *params],
@@ -364,7 +367,7 @@ def ledger(draft: Draft, entity: str) -> bool:
                 c.Shows(entity, target.name, tuple(dict.fromkeys((field, limit, *_few(draft, entity, 0))))),
             ], "ledger",
         )  # fmt: skip
-    by, filters = narrow(draft, entry, draft.rng.randint(0, 2), (target.name,))
+    by, filters = narrow(draft, entry, draft.rng.randint(1, 3), (target.name,))
     draft.tool(
         f"list_{entity}_entries", "What was posted, the latest first.", [target, *by, *page_params()],
         [c.Needs(entity, target.name),
@@ -391,7 +394,7 @@ def subscribe(draft: Draft, entity: str) -> bool:
         [c.Needs(entity, "record"), c.Creates("watch", (("record", "record"), *pairs), (), "watcher"),
          c.Shows("watch", "", ("record", *dict(pairs)))], "subscribe",
     )  # fmt: skip
-    params, filters = narrow(draft, "notice", draft.rng.randint(0, 2), ("watcher",))
+    params, filters = narrow(draft, "notice", draft.rng.randint(1, 3), ("watcher",))
     draft.tool(
         "list_notices", "What the caller was told, the latest first.", params,
         [c.Lists("notice", ("record", "tool", "at"), tuple(filters), "at", True, mine="watcher")], "list",
@@ -421,7 +424,7 @@ def approve(draft: Draft, entity: str) -> bool:
         [c.Needs(entity, "record"), c.Creates("approval", (("record", "record"), *pairs), (), "by", "at"),
          c.Shows("approval", "", ("record", "by", *dict(pairs)))], "approve",
     )  # fmt: skip
-    params, filters = narrow(draft, "approval", draft.rng.randint(0, 3), ("record",))
+    params, filters = narrow(draft, "approval", draft.rng.randint(1, 4), ("record",))
     draft.tool(
         "list_approvals", "Approvals of a record.", [target, *params],
         [c.Needs(entity, "record"),
@@ -456,7 +459,7 @@ def note(draft: Draft, entity: str) -> bool:
         [c.Needs(note_, target.name), c.Removes(note_, target.name),
          c.Shows(note_, target.name, _names(draft, note_, "text"))], "delete",
     )  # fmt: skip
-    by, filters = narrow(draft, note_, draft.rng.randint(0, 3), (about.name,))
+    by, filters = narrow(draft, note_, draft.rng.randint(1, 4), (about.name,))
     draft.tool(
         f"list_{note_}s", "Notes, the latest first.", [id_param(entity, required=False), *by],
         [c.Lists(note_, _names(draft, note_, "text", about.name), ((about.name, about.name, "=="), *filters),
@@ -473,7 +476,7 @@ def hand_over(draft: Draft, entity: str) -> bool:
         [c.Needs(entity, target.name), c.Needs("user", new.name), c.Sets(entity, target.name, ((owner, new.name),)),
          c.Shows(entity, target.name, (owner, *_few(draft, entity, 1)))], "hand_over",
     )  # fmt: skip
-    params, filters = narrow(draft, entity, draft.rng.randint(0, 3), (owner,))
+    params, filters = narrow(draft, entity, draft.rng.randint(1, 4), (owner,))
     draft.tool(
         f"list_my_{entity}s", f"The caller's own {_said(entity)} records.", params,
         [c.Lists(entity, _few(draft, entity, 4), tuple(filters), mine=owner)], "list",
@@ -486,4 +489,5 @@ MOTIFS: dict[str, Motif] = {
     "bulk": bulk, "merge": merge, "split": split, "nest": nest, "ledger": ledger, "subscribe": subscribe, "undo": undo,
     "approve": approve, "hand_over": hand_over, "note": note,
 }  # fmt: skip
+RARE = frozenset({"undo", "bulk"})  # which look the same in all worlds
 READING = frozenset({"aggregate", "rank", "page", "subscribe", "note"})  # for nouns that no operation changes

@@ -287,7 +287,7 @@ def mcp_apis(path: Path) -> Iterator[Api]:
         yield _joined(together)
 
 
-_SMALL, _MOST_SERVERS = 5, 6  # nouns of a server that has a world of its own; servers that share one
+_SMALL, _MOST_SERVERS = 8, 8  # nouns of a server that has a world of its own; servers that share one
 
 
 def _collide(a: Api, b: Api) -> bool:
@@ -385,6 +385,8 @@ def _mcp_slot(name: str, value: dict[str, Any], required: bool, deep: bool) -> S
 
 # ---- both
 
+_KEPT = frozenset({"call", "watch", "notice", "approval"})  # entities of every world (`motifs.py`, `policies.py`)
+
 
 _SEARCHES = frozenset(  # arguments that say how to look, not what a record has
     "query q search search_query search_term keyword keywords term limit page offset sort sort_by sort_order order "
@@ -398,13 +400,12 @@ def _linked(api: Api, found: dict[str, dict[str, Slot]]) -> Api:
     verbs: dict[str, set[str]] = defaultdict(set)
     for operation in api.operations:
         verbs[operation.noun].add(operation.verb)
-    nouns = {noun for noun, slots in found.items() if slots and verbs[noun] and len(noun) <= 40}
+    nouns = {noun for noun, slots in found.items() if slots and verbs[noun] and len(noun) <= 40 and noun not in _KEPT}
     for noun in sorted(nouns):
-        slots = [_referring(slot, noun, nouns) for slot in found[noun].values()]
-        api.nouns[noun] = tuple(slot for slot in slots if slot)
+        api.nouns[noun] = _all_referring(found[noun].values(), noun, nouns)
     api.operations = [
         Operation(
-            o.name, o.verb, o.noun, o.plural, tuple(s for slot in o.inputs if (s := _referring(slot, "", nouns))),
+            o.name, o.verb, o.noun, o.plural, _all_referring(o.inputs, "", nouns),
             o.outputs, o.errors, o.doc, o.source, o.shape, o.deep,
         )
         for o in api.operations
@@ -412,15 +413,26 @@ def _linked(api: Api, found: dict[str, dict[str, Slot]]) -> Api:
     return api
 
 
+def _all_referring(slots: Iterable[Slot], own: str, nouns: set[str]) -> tuple[Slot, ...]:
+    """One of each name, a required one before another (an ARN and an id of one noun have the same name here)."""
+    out: dict[str, Slot] = {}
+    for slot in slots:
+        made = _referring(slot, own, nouns)
+        if made and (made.name not in out or made.required > out[made.name].required):
+            out[made.name] = made
+    return tuple(out.values())
+
+
+_OWN = frozenset({"id", "arn", "ids", "arns", "owner_id", "deleted_at"})  # what records of a world have by themselves
+
+
 def _referring(slot: Slot, own: str, nouns: set[str]) -> Slot | None:
     """The slot with its noun, or None for the noun's own id; an id of what is no entity here is a text."""
-    if slot.kind not in ("text", "texts", "int"):
-        return slot
     match = re.fullmatch(r"(.+?)_(ids?|arns?|identifiers?)", slot.name)
-    if not match:
-        return slot if slot.name not in ("id", "arn", "ids", "arns") else None
-    if slot.name == "owner_id":
-        return None  # who owns a record here is a user of the world (`policies.py`)
+    if slot.name in _OWN or (slot.kind in ("object", "objects") and match and match[1] == own):
+        return None
+    if slot.kind not in ("text", "texts", "int") or not match:
+        return slot
     noun = _owner(match[1], nouns)
     if not noun:
         return slot if slot.kind != "int" else dataclasses.replace(slot, kind="text")

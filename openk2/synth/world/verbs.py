@@ -212,7 +212,7 @@ def _some(draft: Draft, operation: Operation) -> tuple[str, ...]:
     fields = list(draft.fields[operation.noun])
     if sum(name in fields for name in operation.outputs) >= 2:
         return _shown(draft, operation)
-    some = draft.rng.sample(fields[1:], draft.rng.randint(0, min(5, len(fields) - 1)))
+    some = draft.rng.sample(fields[1:], min(len(fields) - 1, draft.rng.randint(1, 7)))
     return (fields[0], *sorted(some, key=fields.index))
 
 
@@ -231,7 +231,7 @@ def _list(draft: Draft, operation: Operation) -> bool:
     looks_up = operation.verb in GET and _looks_up(operation)
     params, filters = asked(draft, operation, looks_up)
     if len(params) < 2:
-        more, besides = narrow(draft, entity, draft.rng.randint(not params, 3), tuple(f[1] for f in filters))
+        more, besides = narrow(draft, entity, draft.rng.randint(1, 3), tuple(f[1] for f in filters))
         params, filters = params + more, filters + besides
     paged = draft.chance(0.4)
     if paged:
@@ -241,8 +241,8 @@ def _list(draft: Draft, operation: Operation) -> bool:
     shown = tuple(draft.fields[entity])[: draft.rng.randint(3, 7)]
     real = {slot.name for slot in operation.inputs}
     more, by, way = order(
-        draft, entity, bool(real & {"sort_by", "order_by", "sort"}) or draft.chance(0.1),
-        bool(real & {"sort_order", "order", "sort", "sort_direction", "ascending_order"}) or draft.chance(0.1),
+        draft, entity, bool(real & {"sort_by", "order_by", "sort"}) or draft.chance(0.15),
+        bool(real & {"sort_order", "order", "sort", "sort_direction", "ascending_order"}) or draft.chance(0.15),
     )  # fmt: skip
     params += [p for p in more if p.name not in {q.name for q in params}]
     down = draft.chance(0.5)
