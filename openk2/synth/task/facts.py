@@ -52,13 +52,12 @@ def label_of(spec: WorldSpec, entity: str) -> str | None:
     return (named or texts or [None])[0]
 
 
-def finder(spec: WorldSpec, entity: str, records: int) -> Tool | None:
-    """A tool that lists all records of an entity (so many) with their labels, and needs no argument to be known."""
-    return _finder(spec, entity, records <= PAGE)
-
-
 @once
-def _finder(spec: WorldSpec, entity: str, few: bool) -> Tool | None:
+def finder(spec: WorldSpec, entity: str, few: bool) -> Tool | None:
+    """A tool that lists all records of an entity with their labels, and needs no argument to be known.
+
+    `few`: there are no more than PAGE; else it must list them page by page.
+    """
     label = label_of(spec, entity)
     found: tuple[int, Tool] | None = None
     for tool in spec.tools:

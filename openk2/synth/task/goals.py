@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from openk2.synth.task.dials import Dials
-from openk2.synth.task.facts import finder, getter, label_of, plannable
+from openk2.synth.task.facts import PAGE, finder, getter, label_of, plannable
 from openk2.synth.task.needed import idle_goals
 from openk2.synth.task.plan import Call, Goal, Plan, Question, execute, some
 from openk2.synth.world import claims as c
@@ -46,7 +46,7 @@ def make_plan(
             for _ in range(2 * (count - len(goals))):
                 if len(goals) < count and (goal := maker.goal()) is not None:
                     goals.append(goal)
-            plan = execute(world, maker.state, goals, maker.follow) if goals else None
+            plan = execute(world, maker.state, goals, maker.few, maker.follow) if goals else None
             if plan is None:
                 return None
             idle = set(idle_goals(world, plan))
@@ -58,7 +58,7 @@ def make_plan(
                 best = plan if good(plan) else best
                 if best is plan and len(goals) >= 0.9 * count:
                     return plan
-        return execute(world, best.start, best.goals) if best is not None else None  # later tries changed its goals
+        return execute(world, best.start, best.goals, maker.few) if best else None  # later tries changed its goals
     finally:
         world.restore(before)
 
@@ -69,6 +69,7 @@ class Maker:
     def __init__(self, world: World, rng: random.Random, state: State, dials: Dials) -> None:
         self.world, self.rng, self.state, self.dials = world, rng, state, dials
         self.spec = world.spec
+        self.few = dials.goals[1] <= _MANY and dials.crowd[1] <= _MANY  # records, so that a page shows them all
         self.slack = 400 + 8 * dials.goals[1] * max(1, round(dials.each * dials.crowd[1]))
         tools = list(plannable(world.spec))
         if dials.goals[1] > _MANY or self.slack >= 720:  # not what is possible for some hours, or a few times
@@ -228,8 +229,8 @@ class Maker:
         for tool in self.rng.sample(tools, min(len(tools), _TRIES)):
             need = next(x for x in tool.claims if isinstance(x, c.Needs))
             count = some(self.rng, self.dials.crowd)
-            reader = finder(self.spec, need.entity, 2 * count + len(self.state.tables[need.entity]))
-            if reader is None:
+            reader = finder(self.spec, need.entity, self.few)
+            if reader is None or (self.few and 2 * count + len(self.state.tables[need.entity]) > PAGE):
                 continue
             s = self._situation(tool)
             if s is None or not self._same_caller(s):
@@ -294,7 +295,7 @@ class Maker:
         entities = [e for e in self.spec.entities if not e.hidden and e.name not in ("user", "notice")]
         for entity in self.rng.sample(entities, len(entities)):
             table = self.state.tables[entity.name]
-            lists = finder(self.spec, entity.name, len(table) + self.dials.goals[1])
+            lists = finder(self.spec, entity.name, self.few)
             reader = lists or getter(self.spec, entity.name)
             if len(table) < 3 or reader is None:
                 continue

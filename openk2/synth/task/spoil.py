@@ -319,8 +319,23 @@ def other_words(told: Told, rng: random.Random) -> list[Message]:
     return out
 
 
+def talkative(told: Told, rng: random.Random) -> list[Message]:
+    """The agent promises, asks whether it may, asks what was said, and is courteous; it does the same things."""
+    out = list(told.mine)
+    places = [told.answer_to(wish) for wish in range(len(told.record["proof"]["user"]["wishes"]))]
+    for at in reversed(places):
+        more = rng.choice((" Is there anything else I can help you with?", " Can I do something else for you?", ""))
+        out[at] = replace(out[at], content=out[at].content + more)
+    for at in sorted((0, *(place + 1 for place in places[:-1])), reverse=True):
+        texts = rng.sample(("Let me have a look.", "Shall I go ahead?", "Could you say that again, please?",
+                            "I will see to it. Is it urgent? And is it for you?"), rng.randint(1, 2))  # fmt: skip
+        out[at:at] = [Message("assistant", text, "I talk first.") for text in texts]
+    return out
+
+
 ALTERNATIVES: dict[str, Callable[[Told, random.Random], list[Message] | None]] = {
     "a look more": look_more, "no failed call": straight, "one by one": one_by_one, "other words": other_words,
+    "talkative": talkative,
 }  # fmt: skip
 
 

@@ -94,9 +94,9 @@ def draw_task(world: World, seed: int, dials: Dials | None = None) -> Task | Non
 
 def _finders(spec: WorldSpec, plan: Plan) -> tuple[dict[str, str], frozenset[str]]:
     """The tools that list all records of an entity, and the entities that have none."""
-    sizes = {e.name: max(len(plan.start.tables[e.name]), len(plan.end.tables[e.name])) for e in spec.entities}
-    finders = {name: tool.name for name, size in sizes.items() if (tool := finder(spec, name, size)) is not None}
-    return finders, frozenset(sizes.keys() - finders.keys())
+    names = [entity.name for entity in spec.entities]
+    finders = {name: tool.name for name in names if (tool := finder(spec, name, plan.few)) is not None}
+    return finders, frozenset(names) - finders.keys()
 
 
 def _needs_looking(world: World, plan: Plan) -> bool:
@@ -105,6 +105,8 @@ def _needs_looking(world: World, plan: Plan) -> bool:
     if all(goal.kind == "refuse" for goal in plan.goals):
         return True
     for goal in plan.goals:
+        if goal.kind == "refuse":
+            continue
         if goal.kind in ("each", "ask") or len(goal.calls) > 1:
             return True
         assert goal.before is not None
