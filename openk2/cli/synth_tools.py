@@ -160,10 +160,10 @@ def serve(world: str, worlds: Path, seed: int, task: bool, tell: bool, result: P
 
 
 @click.command()
-@click.option("--data", type=_FOLDER, envvar="OPENK2_DATA", required=True, help="Folder with gsm8k_train.jsonl.")
+@click.option("--data", type=_FOLDER, envvar="OPENK2_DATA", required=True, help="Folder with the sources.")
 @synth_orders.order_options
 def maths(data: Path, out: Path | None, count: int, seed: int, size: int, workers: int, ray: bool) -> None:
-    """Word problems lifted to programs, with new numbers, names and things, each solved by running its program."""
+    """Problems of GSM8K and MAWPS with other numbers, names and things, each solved by running its program."""
     from openk2.synth.maths.make import Order
 
     synth_orders.make(Order(str(data.resolve()), count, seed, size), out, workers, ray)
