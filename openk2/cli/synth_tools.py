@@ -53,28 +53,18 @@ def tools(out: Path, data: Path | None, seed: int, show: str | None) -> None:
 @click.command()
 @worlds_option
 @synth_orders.order_options
-@click.option("--goals", default="1,3", show_default=True, help="Wishes of a user, from and to.")
-@click.option(
-    "--depth", type=click.IntRange(0), default=2, show_default=True, help="Calls that one may need before it."
-)
-@click.option("--least-tools", type=click.IntRange(1), default=12, show_default=True, help="Tools that an agent sees.")
+@click.option("--dial", multiple=True, metavar="NAME=VALUE", help="How hard tasks are: goals, crowd, beside (FROM,TO), "
+              "depth, tools, private, impossible, ask, each, corrected (chances).")  # fmt: skip
 @synth_model.model_options
 def dialogues(
-    worlds: Path, out: Path | None, count: int, seed: int, size: int, workers: int, ray: bool, goals: str, depth: int,
-    least_tools: int, **asked: Any,
+    worlds: Path, out: Path | None, count: int, seed: int, size: int, workers: int, ray: bool, dial: tuple[str, ...],
+    **asked: Any,
 ) -> None:  # fmt: skip
     """Dialogues of users and agents in these worlds, each executed, and verified by executing it again."""
     from openk2.synth.task.dials import Dials
     from openk2.synth.task.make import Order
 
-    try:
-        low, _, high = goals.partition(",")
-        span = (int(low), int(high or low))
-    except ValueError:
-        span = (0, 0)
-    if not 1 <= span[0] <= span[1]:
-        raise UserError(f"--goals {goals!r} is no span; write for example 1,3.")
-    order = Order(str(worlds.resolve()), count, seed, size, Dials(span, depth, least_tools))
+    order = Order(str(worlds.resolve()), count, seed, size, Dials().turned(dial))
     if asked["model"] or asked["base_url"]:
         synth_model.make(order, out, asked)
     else:
@@ -170,10 +160,10 @@ def serve(world: str, worlds: Path, seed: int, task: bool, tell: bool, result: P
 
 
 @click.command()
-@click.option("--data", type=_FOLDER, envvar="OPENK2_DATA", required=True, help="Folder with gsm8k_train.jsonl.")
+@click.option("--data", type=_FOLDER, envvar="OPENK2_DATA", required=True, help="Folder with the sources.")
 @synth_orders.order_options
 def maths(data: Path, out: Path | None, count: int, seed: int, size: int, workers: int, ray: bool) -> None:
-    """Word problems lifted to programs, with new numbers, names and things, each solved by running its program."""
+    """Problems of GSM8K and MAWPS with other numbers, names and things, each solved by running its program."""
     from openk2.synth.maths.make import Order
 
     synth_orders.make(Order(str(data.resolve()), count, seed, size), out, workers, ray)

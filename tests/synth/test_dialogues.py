@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gzip
 import json
 import random
@@ -18,12 +19,14 @@ from openk2.synth.task.dials import Dials
 from openk2.synth.task.episode import Episode
 from openk2.synth.task.make import Library, Order, write_worlds
 from openk2.synth.task.needed import given, idle_goals
+from openk2.synth.task.office import Office
 from openk2.synth.task.plan import Call, Goal, Plan, execute, refresh
 from openk2.synth.task.rubric import Evidence, from_json, reached, sentence_of, state_checks, to_json
 from openk2.synth.task.spoil import ALTERNATIVES, SPOILS, alternative
 from openk2.synth.task.task import Task, draw_task
 from openk2.synth.task.users import PATIENCE, User, Wish
 from openk2.synth.task.verify import problems, score
+from openk2.synth.world.populate import draw_arguments
 from openk2.synth.world.world import World
 from tests.synth.world_apis import depot_world
 
@@ -176,6 +179,36 @@ def test_dials_turn() -> None:
     assert any(wish.private for task in private for wish in task.wishes)
     asked = drawn(Dials(ask=1.0, impossible=0))
     assert asked and all(goal.kind == "ask" for _, task in asked for goal in task.plan.goals)
+
+
+def test_dials_are_turned_by_settings_and_what_is_none_is_told() -> None:
+    dials = Dials().turned(["goals=2,9", "depth=0", "ask=0.5", "beside=2"])
+    assert dials == Dials(goals=(2, 9), depth=0, ask=0.5, beside=(2, 2))
+    assert Dials().turned(dials.told().split()) == dials
+    for wrong in ("goals=3,1", "goals=0", "ask=2", "speed=1", "ask", "crowd=x"):
+        with pytest.raises(UserError, match="goals=1,3"):
+            Dials().turned([wrong])
+
+
+def test_tools_of_other_services_work_and_must_be_left_alone() -> None:
+    main, beside = World(depot_world(0)), World(depot_world(1))
+    beside.spec = dataclasses.replace(beside.spec, name="another")
+    office = Office(main, [beside])
+    others = [tool for name, tool in office.tools.items() if name not in main.tools and not tool.reads]
+    made = changed = 0
+    for seed in range(8):
+        task = draw_task(office, seed)
+        if task is None:
+            continue
+        made += 1
+        record = Episode(office, task).run()
+        assert problems(record, office) == [] and len(record["tools"]) > len(main.tools)
+        talk = Dialogue.of_task(office, task)
+        for tool in others:
+            arguments = json.dumps(draw_arguments(tool, beside.state, random.Random(seed)))
+            talk.assistant(Message("assistant", "", "", (ToolCall("c", tool.name, arguments),)))
+        changed += "something was changed in Depot" in str(talk.failures())
+    assert made and changed
 
 
 def test_hundreds_of_calls_come_from_many_wishes_and_from_many_records() -> None:

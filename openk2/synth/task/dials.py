@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, replace
+
+from openk2.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -25,6 +28,36 @@ class Dials:
     ask: float = 0.12
     each: float = 0.08
     corrected: float = 0.08
+
+    def turned(self, settings: Iterable[str]) -> Dials:
+        """With `NAME=VALUE` settings: a number, or FROM,TO for a span. Raises UserError for what is no dial's value."""
+        dials = self
+        for setting in settings:
+            name, _, text = setting.partition("=")
+            try:
+                value = _read(name, text, asdict(self)[name])
+            except (KeyError, ValueError):
+                raise UserError(f"--dial {setting!r} is no dial; write for example {self.told()}.") from None
+            dials = replace(dials, **{name: value})
+        return dials
+
+    def told(self) -> str:
+        """All dials as settings."""
+        values = asdict(self).items()
+        return " ".join(f"{n}={','.join(map(str, v)) if isinstance(v, tuple) else v}" for n, v in values)
+
+
+def _read(name: str, text: str, like: object) -> tuple[int, int] | int | float:
+    if not isinstance(like, tuple):
+        value = int(text) if isinstance(like, int) else float(text)
+        if value >= 0 and (isinstance(like, int) or value <= 1):
+            return value
+        raise ValueError(value)
+    low, _, high = text.partition(",")
+    span = int(low), int(high or low)
+    if not (0 if name == "beside" else 1) <= span[0] <= span[1]:
+        raise ValueError(span)
+    return span
 
 
 ALONE = Dials(private=0.0, corrected=0.0, impossible=0.0, ask=0.0)  # what an agent can do whose user says nothing more

@@ -318,6 +318,6 @@ class Episode:
         sets = [name for x in tool.claims if isinstance(x, c.Sets) for name, _ in (*x.args, *x.values)]
         sets += [x.field for x in tool.claims if isinstance(x, c.Adds)]
         fields = [f for f in self.task.world.entity(shown.entity).fields if result.get(f.name) is not None]
-        fields = [f for f in fields if f.name in sets or (f.name != label and f.type.kind not in ("id", "ids"))]
+        fields = [f for f in fields if f.name != label and (f.name in sets or f.type.kind not in ("id", "ids"))]
         fields.sort(key=lambda f: f.name not in sets)
         return [f"{said(f.name)} {self.voice.value(result[f.name], f.type)}" for f in fields[:3]]

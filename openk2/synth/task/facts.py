@@ -52,13 +52,12 @@ def label_of(spec: WorldSpec, entity: str) -> str | None:
     return (named or texts or [None])[0]
 
 
-def finder(spec: WorldSpec, entity: str, records: int) -> Tool | None:
-    """A tool that lists all records of an entity (so many) with their labels, and needs no argument to be known."""
-    return _finder(spec, entity, records <= PAGE)
-
-
 @once
-def _finder(spec: WorldSpec, entity: str, few: bool) -> Tool | None:
+def finder(spec: WorldSpec, entity: str, few: bool) -> Tool | None:
+    """A tool that lists all records of an entity with their labels, and needs no argument to be known.
+
+    `few`: there are no more than PAGE; else it must list them page by page.
+    """
     label = label_of(spec, entity)
     found: tuple[int, Tool] | None = None
     for tool in spec.tools:
@@ -80,6 +79,12 @@ def getter(spec: WorldSpec, entity: str) -> Tool | None:
             case (c.Needs(named, id_arg), c.Shows(shown, of)) if named == shown == entity and id_arg == of:
                 return tool
     return None
+
+
+@once
+def readable(spec: WorldSpec) -> bool:
+    """Whether anything can be looked up in this world."""
+    return any(finder(spec, e.name, True) or getter(spec, e.name) for e in spec.entities if e.name != "user")
 
 
 @once

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import Any
 
 from openk2.synth.task.dials import Dials
-from openk2.synth.task.facts import finder, getter, label_of, plannable
+from openk2.synth.task.facts import PAGE, finder, getter, label_of, plannable
 from openk2.synth.task.needed import idle_goals
 from openk2.synth.task.plan import Call, Goal, Plan, Question, execute, some
+from openk2.synth.task.steps import deep, steps
 from openk2.synth.world import claims as c
 from openk2.synth.world.arrange import Situation, arrange, holds
 from openk2.synth.world.laws import situation
@@ -46,7 +46,7 @@ def make_plan(
             for _ in range(2 * (count - len(goals))):
                 if len(goals) < count and (goal := maker.goal()) is not None:
                     goals.append(goal)
-            plan = execute(world, maker.state, goals, maker.follow) if goals else None
+            plan = execute(world, maker.state, goals, maker.few, maker.follow) if goals else None
             if plan is None:
                 return None
             idle = set(idle_goals(world, plan))
@@ -58,7 +58,7 @@ def make_plan(
                 best = plan if good(plan) else best
                 if best is plan and len(goals) >= 0.9 * count:
                     return plan
-        return execute(world, best.start, best.goals) if best is not None else None  # later tries changed its goals
+        return execute(world, best.start, best.goals, maker.few) if best else None  # later tries changed its goals
     finally:
         world.restore(before)
 
@@ -69,13 +69,16 @@ class Maker:
     def __init__(self, world: World, rng: random.Random, state: State, dials: Dials) -> None:
         self.world, self.rng, self.state, self.dials = world, rng, state, dials
         self.spec = world.spec
+        self.few = dials.goals[1] <= _MANY and dials.crowd[1] <= _MANY  # records, so that a page shows them all
         self.slack = 400 + 8 * dials.goals[1] * max(1, round(dials.each * dials.crowd[1]))
         tools = list(plannable(world.spec))
         if dials.goals[1] > _MANY or self.slack >= 720:  # not what is possible for some hours, or a few times
             tools = [t for t in tools if not any(isinstance(x, c.Hours | c.AtMost | c.Rate) for x in t.claims)]
-        self.tools = tools
-        self.known_steps: dict[tuple[str, c.InState], list[Step]] = {}
-        self.deep = [t for t in tools if any(isinstance(x, c.InState) and self._steps(t, x) for x in t.claims)]
+        role, hours = state.me["role"], {state.now % 1440 // 60, (state.now + self.slack) % 1440 // 60}
+        self.forbidden = [t for t in tools if any(role not in x.allowed for x in t.claims if isinstance(x, c.Role))]
+        closed = [t for t in tools for x in t.claims if isinstance(x, c.Hours) and hours - set(range(x.start, x.end))]
+        self.tools = [t for t in tools if t not in self.forbidden and t not in closed]  # who calls, and when, stays
+        self.deep = [t for t in self.tools if t.name in deep(self.spec)]
         self.following = True
 
     def goal(self) -> Goal | None:
@@ -154,8 +157,8 @@ class Maker:
             key = call.args[claim.id_arg]
             open_ = {v for t in chain for x in t.claims if isinstance(x, c.InState) and x.field == claim.field
                      for v in x.allowed}  # fmt: skip
-            steps = [step for step in self._steps(tool, claim) if step.tool not in chain]
-            for step in self.rng.sample(steps, len(steps)):
+            ways = [w for w in steps(self.spec, tool.name, claim) if w.tool not in chain and w.tool in self.tools]
+            for step in self.rng.sample(ways, len(ways)):
                 sources = [value for value in step.sources if value not in open_]
                 if not sources:
                     continue
@@ -167,18 +170,6 @@ class Maker:
                     s.state = twin.state
                     return Call(step.tool.name, args, f"{claim.field}={s.table(claim.entity)[key][claim.field]}")
         return None
-
-    def _steps(self, tool: Tool, wanted: c.InState) -> list[Step]:
-        """Calls that bring a record into a wanted state; none where several would do, and the end would tell which."""
-        if (tool.name, wanted) not in self.known_steps:
-            values = self.spec.entity(wanted.entity).field(wanted.field).type.values
-            found = [step for other in self.tools if other is not tool for step in _steps_of(other, wanted, values)]
-            over = any(
-                isinstance(x, c.Removes) or (isinstance(x, c.Sets) and wanted.field in dict(x.values))
-                for x in tool.claims
-            )
-            self.known_steps[tool.name, wanted] = found if over or len({step.value for step in found}) == 1 else []
-        return self.known_steps[tool.name, wanted]
 
     def _arranged(self, tool: Tool, s: Situation, args: dict[str, Any]) -> dict[str, Any] | None:
         """The required arguments of a call that passes in this situation, which is changed for it; or None."""
@@ -228,8 +219,8 @@ class Maker:
         for tool in self.rng.sample(tools, min(len(tools), _TRIES)):
             need = next(x for x in tool.claims if isinstance(x, c.Needs))
             count = some(self.rng, self.dials.crowd)
-            reader = finder(self.spec, need.entity, 2 * count + len(self.state.tables[need.entity]))
-            if reader is None:
+            reader = finder(self.spec, need.entity, self.few)
+            if reader is None or (self.few and 2 * count + len(self.state.tables[need.entity]) > PAGE):
                 continue
             s = self._situation(tool)
             if s is None or not self._same_caller(s):
@@ -294,7 +285,7 @@ class Maker:
         entities = [e for e in self.spec.entities if not e.hidden and e.name not in ("user", "notice")]
         for entity in self.rng.sample(entities, len(entities)):
             table = self.state.tables[entity.name]
-            lists = finder(self.spec, entity.name, len(table) + self.dials.goals[1])
+            lists = finder(self.spec, entity.name, self.few)
             reader = lists or getter(self.spec, entity.name)
             if len(table) < 3 or reader is None:
                 continue
@@ -331,7 +322,7 @@ class Maker:
     # ---- what a rule or a record forbids
 
     def refuse(self) -> Goal | None:
-        tools = [t for t in self.tools if any(isinstance(x, _IMPOSSIBLE) for x in t.claims)]
+        tools = [t for t in self.tools if any(isinstance(x, _IMPOSSIBLE) for x in t.claims)] + self.forbidden
         for tool in self.rng.sample(tools, min(len(tools), 6)):
             claim = self.rng.choice([x for x in tool.claims if isinstance(x, _IMPOSSIBLE)])
             s = self._situation(tool)
@@ -349,35 +340,6 @@ class Maker:
                 words = _reasons(claim, error["message"])
                 return Goal("refuse", [Call(tool.name, s.args)], error=claim.error, words=words)
         return None
-
-
-@dataclass(frozen=True)
-class Step:
-    """A tool that, with these arguments, brings a record from one of `sources` to `value`."""
-
-    tool: Tool
-    id_arg: str
-    sources: tuple[str, ...]
-    value: str
-    args: dict[str, Any]
-
-
-def _steps_of(tool: Tool, wanted: c.InState, values: tuple[str, ...]) -> Iterator[Step]:
-    sets = next((x for x in tool.claims if isinstance(x, c.Sets) and x.entity == wanted.entity), None)
-    if sets is None:
-        return
-    own = next((x for x in tool.claims if isinstance(x, c.InState) and x.field == wanted.field), None)
-    sources = tuple(v for v in (own.allowed if own else values) if v not in wanted.allowed)
-    arg = next((arg for name, arg in sets.args if name == wanted.field), "")
-    known = {sets.id_arg, arg, *(x.arg for x in tool.claims if isinstance(x, c.Version))}
-    if any(p.required and p.name not in known for p in tool.params):
-        return  # nobody has said what else it should be
-    fixed = dict(sets.values).get(wanted.field)
-    for value in wanted.allowed if sources else ():
-        if value == fixed:
-            yield Step(tool, sets.id_arg, sources, value, {})
-        elif arg and value in tool.param(arg).type.values:
-            yield Step(tool, sets.id_arg, sources, value, {arg: value})
 
 
 def _about_one(tool: Tool) -> bool:

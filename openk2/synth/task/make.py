@@ -25,6 +25,7 @@ from openk2.synth.rows import packed_lines
 from openk2.synth.task.dialogue import Trajectory
 from openk2.synth.task.dials import Dials
 from openk2.synth.task.episode import Episode
+from openk2.synth.task.facts import readable
 from openk2.synth.task.office import Office
 from openk2.synth.task.plan import some
 from openk2.synth.task.task import Task, draw_task
@@ -34,7 +35,7 @@ from openk2.synth.world.spec import WorldSpec, from_json, to_json
 from openk2.synth.world.world import World
 
 WORLDS = "worlds.jsonl.gz"
-_RUN = 16  # trajectories made in one world before the next: opening one costs as much as several
+_RUN = 32  # trajectories made in one world before the next: opening one costs as much as several
 _SEEDS = 6  # task seeds tried for one trajectory
 
 
@@ -106,6 +107,8 @@ def solved(library: Library, order: Order, number: int) -> tuple[tuple[World, Ta
     pick = hashlib.blake2b(f"{order.seed}/{number // _RUN}".encode(), digest_size=8).digest()
     rng = random.Random(pick)
     world = library.world(rng.randrange(len(library)))
+    while not readable(world.spec) and rng.random() < 0.95:  # nothing in it needs looking; another one
+        world = library.world(rng.randrange(len(library)))
     beside = [library.name(rng.randrange(len(library))) for _ in range(some(rng, order.dials.beside))]
     world = library.office(world, beside)
     dropped: Counter[str] = Counter()

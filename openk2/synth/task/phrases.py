@@ -49,8 +49,10 @@ GO_ON = (
 _DECLINES = re.compile(
     r"\b(I|we) (could not|couldn't|cannot|can't|can not|may not|am not (able|allowed|permitted)|am unable|was not able|"
     r"was unable|was not allowed|have to decline|must decline)\b|\bI'm (not (able|allowed|permitted)|unable)\b|"
-    r"\b(is|was) not (possible|allowed|permitted)\b|\b(is|was) (impossible|refused|rejected|forbidden|denied)\b|"
-    r"\b(isn't|wasn't) (possible|allowed|permitted)\b|\bcannot be (done|changed|fulfilled|made)\b",
+    r"\b(is|was) (not|im)[ ]?(possible|allowed|permitted)\b|\b(isn't|wasn't) (possible|allowed|permitted)\b|"
+    r"\bcannot be (done|changed|fulfilled|made)\b|"
+    r"\b(request|call|operation|action|attempt) (is|was|has been) (refused|rejected|forbidden|denied)\b|"
+    r"\b(refused|rejected|denied|forbids|does not (allow|permit)) (it|this|that|the (request|call|operation|action))\b",
     re.IGNORECASE,
 )
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from openk2.synth.task.facts import PAGE
 from openk2.synth.task.rubric import NOW, Becomes, Kept, state_checks
 from openk2.synth.world import claims as c
 from openk2.synth.world.state import State
@@ -72,6 +73,7 @@ class Plan:
     goals: list[Goal]
     end: State
     states: list[State] = field(default_factory=list)
+    few: bool = True  # no table has more records than a page shows
 
     @property
     def calls(self) -> list[Call]:
@@ -82,14 +84,16 @@ class Plan:
 Follow = Callable[[World, Goal, Result], Goal | None]
 
 
-def execute(world: World, start: State, goals: list[Goal], follow: Follow | None = None) -> Plan | None:
+def execute(
+    world: World, start: State, goals: list[Goal], few: bool = True, follow: Follow | None = None
+) -> Plan | None:
     """The plan of those goals that can be reached one after the other; None where none is.
 
     `follow` may answer what a goal gave with a goal more, about what was made.
     """
     start.forget()
     world.restore(start)
-    plan = Plan(start, [], start)
+    plan = Plan(start, [], start, few=few)
     called: set[str] = set()
     left = list(reversed(goals))
     while left:
@@ -103,7 +107,8 @@ def execute(world: World, start: State, goals: list[Goal], follow: Follow | None
         if follow is not None and results and (more := follow(world, goal, results[-1])) is not None:
             left.append(more)
     plan.end = world.snapshot()
-    return plan if plan.goals else None
+    fits = not few or all(len(t) <= PAGE for state in (start, plan.end) for t in state.tables.values())
+    return plan if plan.goals and fits else None
 
 
 def _try(world: World, goal: Goal, called: set[str]) -> tuple[list[State] | None, list[Result]]:

@@ -386,4 +386,6 @@ def _words(name: str) -> str:
 def _shown(value: Any) -> str:
     if value == NOW:
         return "the time of the change"
+    if isinstance(value, tuple):
+        return ", ".join(map(_shown, value)) or "nothing"
     return "nothing" if value is None else str(value).strip("<>")

@@ -272,8 +272,8 @@ def look_more(told: Told, rng: random.Random) -> list[Message] | None:
     if not tools:
         return None
     call = ToolCall("functions.look:0", rng.choice(tools).name, "{}")
-    at, mine = rng.randint(0, len(told.mine) - 1), _timeless(told, rng)
-    return [*mine[:at], Message("assistant", "", "I look again.", (call,)), *mine[at:]]
+    at = rng.randint(0, len(told.mine) - 1)
+    return [*told.mine[:at], Message("assistant", "", "I look again.", (call,)), *told.mine[at:]]
 
 
 def _timeless(told: Told, rng: random.Random) -> list[Message]:
@@ -285,7 +285,7 @@ def straight(told: Told, rng: random.Random) -> list[Message] | None:
     """Without a call that was refused and made again later."""
     later = {i: [x.tool_calls[0] for x in told.mine[i + 1 :] if len(x.tool_calls) == 1] for i in told.failed}
     repeated = [i for i in told.failed if any(_same(told.mine[i].tool_calls[0], call) for call in later[i])]
-    return [m for i, m in enumerate(_timeless(told, rng)) if i not in repeated] if repeated else None
+    return [m for i, m in enumerate(told.mine) if i not in repeated] if repeated else None
 
 
 def _same(a: ToolCall, b: ToolCall) -> bool:
@@ -319,13 +319,29 @@ def other_words(told: Told, rng: random.Random) -> list[Message]:
     return out
 
 
+def talkative(told: Told, rng: random.Random) -> list[Message]:
+    """The agent promises, asks whether it may, asks what was said, and is courteous; it does the same things."""
+    out = list(told.mine)
+    places = [told.answer_to(wish) for wish in range(len(told.record["proof"]["user"]["wishes"]))]
+    for at in reversed(places):
+        more = rng.choice((" Is there anything else I can help you with?", " Can I do something else for you?", ""))
+        out[at] = replace(out[at], content=out[at].content + more)
+    for at in sorted((0, *(place + 1 for place in places[:-1])), reverse=True):
+        texts = rng.sample(("Let me have a look.", "Shall I go ahead?", "Could you say that again, please?",
+                            "I will see to it. Is it urgent? And is it for you?"), rng.randint(1, 2))  # fmt: skip
+        out[at:at] = [Message("assistant", text, "I talk first.") for text in texts]
+    return out
+
+
 ALTERNATIVES: dict[str, Callable[[Told, random.Random], list[Message] | None]] = {
     "a look more": look_more, "no failed call": straight, "one by one": one_by_one, "other words": other_words,
+    "talkative": talkative,
 }  # fmt: skip
 
 
 def alternative(record: Trajectory, world: World, rng: random.Random, kind: str) -> Trajectory | None:
     """Another valid way to the same end, or None where the record has no place for this kind."""
     told = Told(record, world)
+    told.mine = _timeless(told, rng)
     mine = ALTERNATIVES[kind](told, rng)
     return None if mine is None else told.again(mine)[0]

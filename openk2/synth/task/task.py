@@ -79,7 +79,7 @@ def draw_task(world: World, seed: int, dials: Dials | None = None) -> Task | Non
         wishes.append(wish)
         checks += more
     rubric = (*r.state_checks(spec, plan.start, plan.end, given(plan)), *checks, *r.CONDUCT)
-    system = _system(spec, plan.start, tools)
+    system = _system(spec, plan.start, [world.tools[name] for name in tools])
     if isinstance(office, Office):
         more = [name for name in office.tools if name not in world.tools]
         tools = (*tools, *more)
@@ -94,9 +94,9 @@ def draw_task(world: World, seed: int, dials: Dials | None = None) -> Task | Non
 
 def _finders(spec: WorldSpec, plan: Plan) -> tuple[dict[str, str], frozenset[str]]:
     """The tools that list all records of an entity, and the entities that have none."""
-    sizes = {e.name: max(len(plan.start.tables[e.name]), len(plan.end.tables[e.name])) for e in spec.entities}
-    finders = {name: tool.name for name, size in sizes.items() if (tool := finder(spec, name, size)) is not None}
-    return finders, frozenset(sizes.keys() - finders.keys())
+    names = [entity.name for entity in spec.entities]
+    finders = {name: tool.name for name in names if (tool := finder(spec, name, plan.few)) is not None}
+    return finders, frozenset(names) - finders.keys()
 
 
 def _needs_looking(world: World, plan: Plan) -> bool:
@@ -105,6 +105,8 @@ def _needs_looking(world: World, plan: Plan) -> bool:
     if all(goal.kind == "refuse" for goal in plan.goals):
         return True
     for goal in plan.goals:
+        if goal.kind == "refuse":
+            continue
         if goal.kind in ("each", "ask") or len(goal.calls) > 1:
             return True
         assert goal.before is not None
@@ -181,7 +183,7 @@ def _corrected(
     return {p.name: rng.choice((f"{wrong}, no, {right}", f"{wrong} - sorry, {right}", f"{wrong}, I mean {right}"))}, ""
 
 
-def _system(spec: WorldSpec, state: State, tools: tuple[str, ...]) -> str:
+def _system(spec: WorldSpec, state: State, tools: list[Tool]) -> str:
     """What the agent is told: whom it helps, the time, how values are written, the rules of the house."""
     me = state.tables["user"].get(state.me["id"], {"name": "a guest", "role": ""})
     lines = [
@@ -190,7 +192,7 @@ def _system(spec: WorldSpec, state: State, tools: tuple[str, ...]) -> str:
         "Use only ids that you were told or have seen. Do what is asked, nothing else; but where a record must be in "
         "another state first, bring it there. If a rule forbids what is asked, say so.",
     ]
-    return "\n".join(lines) + _rules("Rules", spec, [spec.tool(name) for name in tools])
+    return "\n".join(lines) + _rules("Rules", spec, tools)
 
 
 def _beside(world: World, tools: list[Tool]) -> str:

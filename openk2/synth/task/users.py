@@ -101,7 +101,8 @@ class User:
         first = not self.told
         self.told |= {name for name, _ in chosen}
         facts = " and ".join(f"the {name.replace('_', ' ')} is {value}" for name, value in chosen)
-        told = sentence(self._rng.choice(TELLS[self.manner]).format(facts))
+        frame = self._rng.choice(TELLS[self.manner])
+        told = sentence(frame.format(facts if re.search(r"[:,] \{\}", frame) else sentence(facts)[:-1]))
         return f"{told} {wish.correction}" if first and wish.correction else told
 
     def _next(self, before: str) -> str | None:

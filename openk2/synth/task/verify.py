@@ -50,17 +50,17 @@ def _replay(record: Trajectory, talk: Dialogue) -> list[str]:
     out: list[str] = []
     if record["tools"] != [spec.to_wire() for spec in talk.specs]:
         out.append("the tools are not those of the world")
-    messages = [Message.from_json(data) for data in record["messages"]]
+    messages = record["messages"]
     at = len(talk.messages)
-    if messages[1:at] != talk.messages[1:]:
+    if messages[:at] != [m.to_json() for m in talk.messages]:
         out.append("the user says something else than the record says")
     while at < len(messages):
-        if messages[at].role != "assistant" or talk.over:
+        if messages[at]["role"] != "assistant" or talk.over:
             out.append("a message stands where none can follow")
             break
-        follow = talk.assistant(messages[at])
+        follow = talk.assistant(Message.from_json(messages[at]))
         recorded = messages[at + 1 : at + 1 + len(follow)]
-        out += [_differs(mine) for mine, theirs in zip(follow, recorded, strict=False) if mine != theirs]
+        out += [_differs(mine) for mine, theirs in zip(follow, recorded, strict=False) if mine.to_json() != theirs]
         if len(recorded) < len(follow):
             out.append("a call has no result" if follow[0].role == "tool" else "the user's answer is missing")
         at += 1 + len(follow)

@@ -217,9 +217,8 @@ def rule_of(claim: c.Policy) -> str:
     """The rule in words, or "" for what needs none."""
     match claim:
         case c.Owner(_, _, field, or_role):
-            return (
-                f"only for the {said(field)} of the record{f' or a user with the role {or_role}' if or_role else ''}."
-            )
+            others = f" or a user with the role {or_role}" if or_role else ""
+            return f"only for the {said(field).removesuffix(' id')} of the record{others}."
         case c.Role(allowed):
             return f"only for the role {' or '.join(allowed)}."
         case c.Hours(start, end):

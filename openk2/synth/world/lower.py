@@ -141,7 +141,8 @@ def _policy(claim: c.Policy, tool: Tool) -> list[t.Step]:
             mine: t.Cond = t.Test("==", t.Of(bound(id_arg), field), t.Me("id"))
             if or_role:
                 mine = t.Any_((mine, t.Test("==", t.Me("role"), t.Const(or_role))))
-            told = f"Only its {_said(field)}{f' or a {_said(or_role)}' if or_role else ''} may do this."
+            others = f" or a {_said(or_role)}" if or_role else ""
+            told = f"Only its {_said(field).removesuffix(' id')}{others} may do this."
             return [t.Require(mine, error, told)]
         case c.Role(allowed, error):
             return [t.Require(_in(t.Me("role"), allowed), error, f"This needs the role {' or '.join(allowed)}.")]

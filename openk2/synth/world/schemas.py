@@ -243,8 +243,14 @@ def _slot(key: str, member: dict[str, Any], shapes: dict[str, Any], required: bo
     values = values if 2 <= len(values) <= _MOST_VALUES else ()
     if inner is not shape:
         return Slot(name, "texts", doc, values, "", required) if inner["type"] == "string" else None
-    kind = "choice" if values else _PLAIN.get(shape["type"], "object")
+    kind = "choice" if values else _timed(name, _PLAIN.get(shape["type"], "object"))
     return Slot(name, kind, doc, values, "", required) if kind != "object" else None
+
+
+def _timed(name: str, kind: Kind) -> Kind:
+    """A time that is written as text, or as a number without saying so, is a time (`created_at`, `end_date`)."""
+    plain = r"(_at|_date|_time|date|deadline)$" if kind == "text" else r"_(at|date|timestamp)$"
+    return "time" if kind in ("text", "int") and re.search(plain, name) else kind
 
 
 def _parts(slots: Iterable[Slot]) -> tuple[Slot, ...]:
@@ -374,9 +380,7 @@ def _mcp_slot(name: str, value: dict[str, Any], required: bool, deep: bool) -> S
     kind = kinds.get(str(items.get("type")))
     if kind is None or many:
         return Slot(name, "texts", doc, values, "", required) if kind == "text" and many else None
-    if kind == "text" and re.search(r"(_at|_date|_time|date|deadline)$", name):
-        kind = "time"
-    return Slot(name, "choice" if values else kind, doc, values, "", required)
+    return Slot(name, "choice" if values else _timed(name, kind), doc, values, "", required)
 
 
 # ---- both
