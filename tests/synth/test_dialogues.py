@@ -212,7 +212,7 @@ def test_tools_of_other_services_work_and_must_be_left_alone() -> None:
 
 
 def test_hundreds_of_calls_come_from_many_wishes_and_from_many_records() -> None:
-    world = World(depot_world(3))
+    world = World(depot_world(0))
     made = 0
     for dials in (Dials(goals=(120, 120)), Dials(goals=(1, 1), each=1.0, crowd=(110, 130), impossible=0, ask=0)):
         for seed in range(6):
