@@ -380,8 +380,11 @@ def look_for(claim: c.Lists | c.Computes, s: Situation) -> None:
         else:
             args[arg] = value
         fails.append((field, other if op in ("==", "in", "has") else value + (1 if op == "<=" else -1)))
-    like = {name: record[name] for _, name, _ in given if name != "id"}
-    s.add(entity, **like | dict(claim.fixed) | mine)
+    inside = {">=": 1, "<=": -1}
+    like = {name: record[name] + inside[op] if op in inside else record[name] for _, name, op in given}
+    twin = s.add(entity, **{n: v for n, v in like.items() if n != "id"} | dict(claim.fixed) | mine)
+    for arg, _, _ in [f for f in given if f[1:] == ("id", "in")]:
+        args[arg] = [*args[arg], twin["id"]]
     for field, value in fails:
         s.add(
             entity,
