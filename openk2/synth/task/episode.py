@@ -19,6 +19,7 @@ from openk2.synth.task.task import Task
 from openk2.synth.task.words import Voice, clock, money, plural, said, technical
 from openk2.synth.world import claims as c
 from openk2.synth.world.spec import Tool
+from openk2.synth.world.tree import Type
 from openk2.synth.world.world import Result, World, invalid
 
 _BUSY = ("ServiceUnavailable", "TooManyRequests")
@@ -216,12 +217,15 @@ class Episode:
         if q.how == "value":
             row = next(row for row in rows if row["id"] == q.key)
             quoted = f'"{answer}"' if " " in answer and kind.kind == "text" else answer
-            return f"{self.voice.called(q.entity, q.key)} has {said(q.field)} {row[q.field]}.", self._tell(
-                f"The {said(q.field)} is {quoted}", f"It is {quoted}")  # fmt: skip
+            thought = f"{self.voice.called(q.entity, q.key)} has {said(q.field)} {_spoken(row[q.field], kind)}."
+            return thought, self._tell(f"The {said(q.field)} is {quoted}", f"It is {quoted}")
         best = next(row for row in rows if row["id"] == goal.answer)
         value = self.voice.value(best[q.field], kind)
-        return f"Of {len(rows)} records {best[label]} stands out with {said(q.field)} {best[q.field]}.", self._tell(
-            f"It is {answer}, with {said(q.field)} {value}", f"{answer} ({said(q.field)} {value})")  # fmt: skip
+        among = f"Of these {len(rows)} it is" if len(rows) > 1 else "There is only"
+        thought = f"{among} {best.get(label)}, with {said(q.field)} {_spoken(best[q.field], kind)}."
+        return thought, self._tell(
+            f"It is {answer}, with {said(q.field)} {value}", f"{answer} ({said(q.field)} {value})"
+        )
 
     def _tell(self, *texts: str) -> str:
         return sentence(self.rng.choice(texts))
@@ -321,3 +325,11 @@ class Episode:
         fields = [f for f in fields if f.name != label and (f.name in sets or f.type.kind not in ("id", "ids"))]
         fields.sort(key=lambda f: f.name not in sets)
         return [f"{said(f.name)} {self.voice.value(result[f.name], f.type)}" for f in fields[:3]]
+
+
+def _spoken(value: Any, kind: Type) -> str:
+    """A value as tools write it, and as people say it where that is something else."""
+    if kind.kind == "time":
+        day, rest = divmod(value, 1440)
+        return f"{value}: {value} = {day} * 1440 + {rest}, and {rest} = {rest // 60} * 60 + {rest % 60}"
+    return f"{value}, which is {money(value)}" if kind.kind == "money" else str(value)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Callable
 from functools import wraps
 from typing import Any, Concatenate, ParamSpec, TypeVar
@@ -14,6 +15,7 @@ from openk2.synth.world.texts import text
 from openk2.synth.world.world import schema
 
 PAGE = 50  # records of one answer that a list gives at most
+_LABEL = re.compile(r"^[a-z]+-[a-z]+-\d+$|@|://")  # what a record can be called: a name, an address
 _MOST = 20_000  # facts kept
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -47,7 +49,7 @@ def tool_spec(tool: Tool) -> ToolSpec:
 def label_of(spec: WorldSpec, entity: str) -> str | None:
     """The field by which a person calls a record of the entity: a name or the like, no sentence."""
     texts = [f.name for f in spec.entity(entity).fields if f.type.kind == "text"]
-    texts = [name for name in texts if " " not in text(name, random.Random(0))]
+    texts = [name for name in texts if _LABEL.search(text(name, random.Random(0)))]
     named = [name for name in texts if name.endswith("name") or name in ("title", "subject", "label")]
     return (named or texts or [None])[0]
 
