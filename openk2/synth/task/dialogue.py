@@ -16,7 +16,7 @@ import copy
 import json
 import random
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from openk2.chat.messages import Message, ToolCall
@@ -34,6 +34,7 @@ _NUMBER = re.compile(r"(?<![\w.-])\d[\d,]*(?:\.\d+)?(?![\w-])")
 _DIGITS = re.compile(r"(?<![A-Za-z\d.])\d+(?:\.\d+)?(?![A-Za-z\d])")  # also those of `balance_2`
 _LISTED = re.compile(r"^\s*\d+[.)]\s", re.MULTILINE)  # the numbers of a numbered list
 _FAULTS = ("unavailable", "rate_limit")
+_SILENT = ("timeout", "lost_answer")
 
 
 class Seen:
@@ -217,13 +218,23 @@ class Dialogue:
         }  # fmt: skip
 
 
-def seeded_faults(seed: int, rate: float = 0.08) -> Fault:
-    """A service that is busy for a moment, never twice in a row."""
+def seeded_faults(
+    seed: int, rate: float = 0.08, traced: Callable[[str, dict[str, Any]], bool] = lambda tool, arguments: False
+) -> Fault:
+    """A service that is busy for a moment, never twice in a row; half as often one that does not answer, so that nobody
+    knows whether the call took effect, where it can be found out (`traced`).
+    """
     rng = random.Random(f"openk2 faults {seed}")
     before: list[str | None] = [None]
 
     def fault(tool: str, arguments: dict[str, Any]) -> str | None:
-        before[0] = rng.choice(_FAULTS) if before[0] is None and rng.random() < rate else None
+        struck = rng.random()
+        if before[0] is not None or struck >= 1.5 * rate:
+            before[0] = None
+        elif struck < rate:
+            before[0] = rng.choice(_FAULTS)
+        else:
+            before[0] = rng.choice(_SILENT) if traced(tool, arguments) else None
         return before[0]
 
     return fault
