@@ -88,6 +88,7 @@ class Dialogue:
         self.evidence = r.Evidence(world.spec, start, world.state, [[] for _ in user.wishes])
         self.evidence.said.append((1, self.messages[1].content))
         self.done = 0  # calls since the last wish was said that succeeded and change something
+        self.tried: set[str] = set()  # calls of the wish in work that would change something
         self.calls = 0
         for message in self.messages:
             self.seen.add(message.content)
@@ -165,8 +166,13 @@ class Dialogue:
         ]
         result = self.world.call(name, arguments)
         self.calls += 1
+        self.seen.add(
+            json.dumps([v for v in arguments.values() if not isinstance(v, str)])
+        )  # worked out
         ok, changes = "error" not in result, not self.world.tools[name].reads
         self.done += ok and changes
+        if changes:
+            self.tried.add(f"{name} {arguments}")
         self.evidence.calls.append(r.Done(len(self.messages), self.user.at, name, arguments, ok, changes))
         return result
 
@@ -176,7 +182,7 @@ class Dialogue:
         self.evidence.answers[wish].append(text)
         reply = self.user.reply(text, self.done)
         if self.user.at != wish:
-            self.done = 0
+            self.done, self.tried = 0, set()
         if reply is None:
             return []
         self.seen.add(reply)
@@ -185,7 +191,7 @@ class Dialogue:
 
     def _look_at(self, text: str) -> None:
         """Ids and figures of an answer; the agent may count its own calls, and number a list."""
-        mine = {str(self.calls), str(self.done)}
+        mine = {str(self.calls), str(self.done), str(len(self.tried))}
         self.evidence.guessed += [
             f"the answer names the id {key}, which nobody had shown"
             for key in _ID.findall(text)
