@@ -70,13 +70,13 @@ def test_the_package_s_client_works_in_a_world_and_state_is_kept(worlds: Path) -
             for tool in spec.tools:
                 hints = tools[tool.name].annotations
                 assert hints and hints.read_only_hint == tool.reads
-            made = await client.call_tool("create_crate", {"name": "north-gate-77", "weight": 5})
+            made = await client.call_tool("create_dock", {"name": "north-gate-77", "capacity": 5})
             if made.is_error:  # a rule of the house forbids it: told as a service would
                 assert set(shown(made)["error"]) == {"code", "message"}
             else:
-                got = shown(await client.call_tool("describe_crate", {"crate_id": shown(made)["id"]}))
+                got = shown(await client.call_tool("get_dock", {"dock_id": shown(made)["id"]}))
                 assert got["name"] == "north-gate-77" and made.structured_content == shown(made)
-            wrong = await client.call_tool("create_crate", {"name": 7})
+            wrong = await client.call_tool("create_dock", {"name": 7})
             assert wrong.is_error and shown(wrong)["error"]["code"] == "InvalidArguments"
             unknown = await client.call_tool("fly", {})
             assert unknown.is_error and shown(unknown)["error"]["code"] == "UnknownTool"

@@ -43,14 +43,14 @@ ROLES = (
 
 def worlds_of(api: Api, seed: int) -> Iterator[WorldSpec]:
     """The worlds of one API: its nouns in groups that refer to each other; one whose tools are too few is left out."""
-    for number, group in enumerate(_groups(api)):
+    for number, group in enumerate(noun_groups(api)):
         name = f"{api.name.replace('-', '_')}_{number}" + (f"_{seed}" if seed else "")
         world = build(api, group, name, seed)
         if len(world.tools) >= _LEAST_TOOLS:
             yield world
 
 
-def _groups(api: Api) -> Iterator[list[str]]:
+def noun_groups(api: Api) -> Iterator[list[str]]:
     """Nouns in groups, each grown along references and common words: first those that operations change, then to each
     group as many again that can only be read; those left over are by themselves. What MCP servers offer stays together.
     """

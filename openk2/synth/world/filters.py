@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 
 from openk2.synth.world.draft import Draft
-from openk2.synth.world.schemas import Operation, Slot, singular
+from openk2.synth.world.schemas import PART_OF, Operation, Slot, singular
 from openk2.synth.world.tree import Field, Param, Type
 
 Filter = tuple[str, str, str]
@@ -16,7 +16,6 @@ Filter = tuple[str, str, str]
 _MOST = 6
 _FROM = re.compile(r"(^|_)(start|after|since|from|begin|earliest)(_|$)")
 _UNTIL = re.compile(r"(^|_)(end|before|until|to|latest|max)(_|$)")
-_CONTAINS = re.compile(r"^(q|text|term)$|(search|query|keyword|_term|contains|prefix|pattern|substring)")
 _WHAT = {">=": "from this on", "<=": "up to this", "has": "that contain this", "in": "that are one of these"}
 
 
@@ -80,7 +79,7 @@ def _filter(draft: Draft, entity: str, slot: Slot, looks_up: bool) -> tuple[str,
     times = draft.of_kind(entity, "time")
     if slot.kind == "time" and times and (_FROM.search(slot.name) or _UNTIL.search(slot.name)):
         return times[0].name, ">=" if _FROM.search(slot.name) else "<=", Type("time")
-    if slot.kind == "text" and _CONTAINS.search(slot.name) and (label := label_field(draft, entity)):
+    if slot.kind == "text" and PART_OF.search(slot.name) and (label := label_field(draft, entity)):
         return label.name, "has", Type("text")
     return None
 

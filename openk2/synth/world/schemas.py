@@ -79,7 +79,7 @@ def singular(noun: str) -> tuple[str, bool]:
     """(the noun in the singular, whether it was plural)."""
     if noun.endswith("ies") and len(noun) > 4:
         return noun[:-3] + "y", True
-    if re.search(r"(ss|sh|ch|x|z)es$", noun):
+    if re.search(r"(ss|sh|ch|x|z|tatus)es$", noun):
         return noun[:-2], True
     if noun.endswith("s") and not noun.endswith(("ss", "us", "is", "status", "access", "dns", "aws", "sms")):
         return noun[:-1], True
@@ -145,7 +145,7 @@ def read_botocore(name: str, model: dict[str, Any]) -> Api:
             found[noun] |= {slot.name: slot for slot in inputs}
         if words[many] in ("get", "describe", "list", "search") and (plural or words[many] in ("list", "search")):
             listed = _items(shapes, noun, (operation.get("output") or {}).get("shape"))
-            asked = (s for s in inputs if s.kind in ("text", "choice", "flag", "int") and s.name not in _SEARCHES)
+            asked = (s for s in inputs if s.kind in ("text", "choice", "flag", "int") and not says_how(s.name))
             seen[noun] |= {slot.name: slot for slot in (*asked, *listed)}
         elif verb in ("get", "describe"):
             found[noun] |= {slot.name: slot for slot in outputs}
@@ -345,7 +345,7 @@ def read_mcp(metadata: dict[str, Any]) -> Api:
             Operation("_".join(words), words[at], noun, plural, inputs, (), (), doc, f"{api.name}.{tool['name']}")
         )
         if words[at] in _READS:
-            read[noun] |= {slot.name: slot for slot in inputs if slot.name not in _SEARCHES}
+            read[noun] |= {slot.name: slot for slot in inputs if not says_how(slot.name)}
             read[noun].setdefault("name", Slot("name", "text"))
         elif words[at] in _VERBS - {"delete", "remove", "stop", "close", "cancel", "disable", "disconnect", "clear"}:
             found[noun] |= {slot.name: slot for slot in inputs}
@@ -393,6 +393,12 @@ _SEARCHES = frozenset(  # arguments that say how to look, not what a record has
     "order_by count per_page size num_results top_k top n max cursor filter filters fields include exclude api_key "
     "token verbose pretty timeout sort_criteria reverse_order ascending_order".split()
 )
+PART_OF = re.compile(r"^(q|text|term)$|(search|query|keyword|_term|contains|prefix|pattern|substring)")
+
+
+def says_how(name: str) -> bool:
+    """Whether an argument says how to look, and is not what a record has."""
+    return name in _SEARCHES or bool(PART_OF.search(name))
 
 
 def _linked(api: Api, found: dict[str, dict[str, Slot]]) -> Api:

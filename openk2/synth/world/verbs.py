@@ -233,12 +233,14 @@ def _list(draft: Draft, operation: Operation) -> bool:
     if len(params) < 2:
         more, besides = narrow(draft, entity, draft.rng.randint(1, 3), tuple(f[1] for f in filters))
         params, filters = params + more, filters + besides
-    paged = draft.chance(0.4)
+    paged = draft.chance(0.5)
     if paged:
         params += page_params()
     numbers = draft.of_kind(entity, "int", "time", "money")
     sort = draft.rng.choice(numbers).name if numbers and draft.chance(0.5) else "id"
-    shown = tuple(draft.fields[entity])[: draft.rng.randint(3, 7)]
+    state = draft.state(entity)
+    first = tuple(draft.fields[entity])[: draft.rng.randint(3, 7)]
+    shown = tuple(dict.fromkeys((*first, *([state.name] if state else []))))
     real = {slot.name for slot in operation.inputs}
     more, by, way = order(
         draft, entity, bool(real & {"sort_by", "order_by", "sort"}) or draft.chance(0.15),
