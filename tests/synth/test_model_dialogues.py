@@ -24,7 +24,7 @@ from openk2.synth.task.model import Asking, Order, make
 from openk2.synth.task.verify import problems
 from tests.synth.world_apis import depot_world
 
-COUNT = 24
+COUNT = 15
 _ID = re.compile(r"\b[a-z]{1,4}-[0-9a-f]{6}\b")
 Answer = Callable[[list[dict[str, Any]]], dict[str, Any]]  # the conversation of a request -> the assistant message
 
@@ -120,7 +120,7 @@ def policies(worlds: str) -> Policies:
 def order(worlds: str, out: Path, server: StubServer, calls: int | None = None) -> Order:
     asking = Asking(connect("stub", server.url), calls=calls, at_once=5, say=lambda line: None)
     out.mkdir(exist_ok=True)
-    return Order(worlds, COUNT, 3, size=10, folder=str(out), keep_refused=True, asking=asking)
+    return Order(worlds, COUNT, 3, size=6, folder=str(out), keep_refused=True, asking=asking)
 
 
 def test_what_is_done_rightly_is_kept_and_true(worlds: str, policies: Policies, tmp_path: Path) -> None:
@@ -149,7 +149,7 @@ def test_what_is_done_wrongly_is_refused_with_its_reason(
     worlds: str, policies: Policies, tmp_path: Path, policy: str, why: str
 ) -> None:
     with StubServer(served(getattr(policies, policy))) as server:
-        manifest = make(order(worlds, tmp_path / "out", server, calls=12))
+        manifest = make(order(worlds, tmp_path / "out", server, calls=8))
     refused = list(read_records(tmp_path / "out" / "refused"))
     kept = [r for r in read_records(tmp_path / "out") if policy != "guesses" or "x-c0ffee" in json.dumps(r)]
     assert kept == [] and manifest["records"] + len(refused) == COUNT
@@ -167,7 +167,7 @@ def test_a_run_that_breaks_goes_on_where_it_was(worlds: str, policies: Policies,
         n = len(server.requests)
         if n == 3:
             return 429, '{"error": {"message": "slow down"}}', {"Retry-After": "0"}
-        return (401, '{"error": {"message": "the key ended"}}') if n > 40 else good(server, request)
+        return (401, '{"error": {"message": "the key ended"}}') if n > 30 else good(server, request)
 
     with StubServer(breaks) as server, pytest.raises(UserError, match="key"):
         make(order(worlds, tmp_path / "broken", server))
