@@ -196,8 +196,13 @@ def test_the_command_line_asks_a_model(
 ) -> None:
     command = ["synth", "dialogues", "--worlds", worlds, "--out", str(tmp_path / "out"), "--count", "6", "--seed", "3"]
     with StubServer(served(policies.good)) as server:
-        assert run([*command, "--model", "stub", "--base-url", server.url, "--temperature", "0.5"]) == 0
+        asked = ["--model", "stub", "--base-url", server.url, "--temperature", "0.5", "--tries", "2"]
+        assert run([*command, *asked]) == 0
         assert server.requests[0]["temperature"] == 0.5
+        assert len({request["seed"] for request in server.requests}) == 6
+    tasks = {record["n"]: _key(record["messages"]) for record in read_records(tmp_path / "out")}
+    assert len(tasks) >= 5 and len(set(tasks.values())) == 3
+    assert all(tasks[n] == tasks[n + 1] for n in (0, 2, 4) if n in tasks and n + 1 in tasks)
     assert "of 6 dialogues kept" in capsys.readouterr().out
     assert run(["synth", "verify", str(tmp_path / "out"), "--worlds", worlds]) == 0
     assert run([*command, "--model", "nowhere"]) != 0 and "--base-url" in capsys.readouterr().err
