@@ -24,7 +24,7 @@ from openk2.synth.task.model import Asking, Order, make
 from openk2.synth.task.verify import problems
 from tests.synth.world_apis import depot_world
 
-COUNT = 24
+COUNT = 15
 _ID = re.compile(r"\b[a-z]{1,4}-[0-9a-f]{6}\b")
 Answer = Callable[[list[dict[str, Any]]], dict[str, Any]]  # the conversation of a request -> the assistant message
 
@@ -120,7 +120,7 @@ def policies(worlds: str) -> Policies:
 def order(worlds: str, out: Path, server: StubServer, calls: int | None = None) -> Order:
     asking = Asking(connect("stub", server.url), calls=calls, at_once=5, say=lambda line: None)
     out.mkdir(exist_ok=True)
-    return Order(worlds, COUNT, 3, size=10, folder=str(out), keep_refused=True, asking=asking)
+    return Order(worlds, COUNT, 3, size=6, folder=str(out), keep_refused=True, asking=asking)
 
 
 def test_what_is_done_rightly_is_kept_and_true(worlds: str, policies: Policies, tmp_path: Path) -> None:
@@ -149,7 +149,7 @@ def test_what_is_done_wrongly_is_refused_with_its_reason(
     worlds: str, policies: Policies, tmp_path: Path, policy: str, why: str
 ) -> None:
     with StubServer(served(getattr(policies, policy))) as server:
-        manifest = make(order(worlds, tmp_path / "out", server, calls=12))
+        manifest = make(order(worlds, tmp_path / "out", server, calls=8))
     refused = list(read_records(tmp_path / "out" / "refused"))
     kept = [r for r in read_records(tmp_path / "out") if policy != "guesses" or "x-c0ffee" in json.dumps(r)]
     assert kept == [] and manifest["records"] + len(refused) == COUNT
@@ -167,7 +167,7 @@ def test_a_run_that_breaks_goes_on_where_it_was(worlds: str, policies: Policies,
         n = len(server.requests)
         if n == 3:
             return 429, '{"error": {"message": "slow down"}}', {"Retry-After": "0"}
-        return (401, '{"error": {"message": "the key ended"}}') if n > 40 else good(server, request)
+        return (401, '{"error": {"message": "the key ended"}}') if n > 30 else good(server, request)
 
     with StubServer(breaks) as server, pytest.raises(UserError, match="key"):
         make(order(worlds, tmp_path / "broken", server))
@@ -196,8 +196,13 @@ def test_the_command_line_asks_a_model(
 ) -> None:
     command = ["synth", "dialogues", "--worlds", worlds, "--out", str(tmp_path / "out"), "--count", "6", "--seed", "3"]
     with StubServer(served(policies.good)) as server:
-        assert run([*command, "--model", "stub", "--base-url", server.url, "--temperature", "0.5"]) == 0
+        asked = ["--model", "stub", "--base-url", server.url, "--temperature", "0.5", "--tries", "2"]
+        assert run([*command, *asked]) == 0
         assert server.requests[0]["temperature"] == 0.5
+        assert len({request["seed"] for request in server.requests}) == 6
+    tasks = {record["n"]: _key(record["messages"]) for record in read_records(tmp_path / "out")}
+    assert len(tasks) >= 5 and len(set(tasks.values())) == 3
+    assert all(tasks[n] == tasks[n + 1] for n in (0, 2, 4) if n in tasks and n + 1 in tasks)
     assert "of 6 dialogues kept" in capsys.readouterr().out
     assert run(["synth", "verify", str(tmp_path / "out"), "--worlds", worlds]) == 0
     assert run([*command, "--model", "nowhere"]) != 0 and "--base-url" in capsys.readouterr().err

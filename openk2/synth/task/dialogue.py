@@ -16,7 +16,7 @@ import copy
 import json
 import random
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from openk2.chat.messages import Message, ToolCall
@@ -34,6 +34,7 @@ _NUMBER = re.compile(r"(?<![\w.-])\d[\d,]*(?:\.\d+)?(?![\w-])")
 _DIGITS = re.compile(r"(?<![A-Za-z\d.])\d+(?:\.\d+)?(?![A-Za-z\d])")  # also those of `balance_2`
 _LISTED = re.compile(r"^\s*\d+[.)]\s", re.MULTILINE)  # the numbers of a numbered list
 _FAULTS = ("unavailable", "rate_limit")
+_SILENT = ("timeout", "lost_answer")
 
 
 class Seen:
@@ -87,6 +88,7 @@ class Dialogue:
         self.evidence = r.Evidence(world.spec, start, world.state, [[] for _ in user.wishes])
         self.evidence.said.append((1, self.messages[1].content))
         self.done = 0  # calls since the last wish was said that succeeded and change something
+        self.tried: set[str] = set()  # calls of the wish in work that would change something
         self.calls = 0
         for message in self.messages:
             self.seen.add(message.content)
@@ -164,8 +166,13 @@ class Dialogue:
         ]
         result = self.world.call(name, arguments)
         self.calls += 1
+        self.seen.add(
+            json.dumps([v for v in arguments.values() if not isinstance(v, str)])
+        )  # worked out
         ok, changes = "error" not in result, not self.world.tools[name].reads
         self.done += ok and changes
+        if changes:
+            self.tried.add(f"{name} {arguments}")
         self.evidence.calls.append(r.Done(len(self.messages), self.user.at, name, arguments, ok, changes))
         return result
 
@@ -175,7 +182,7 @@ class Dialogue:
         self.evidence.answers[wish].append(text)
         reply = self.user.reply(text, self.done)
         if self.user.at != wish:
-            self.done = 0
+            self.done, self.tried = 0, set()
         if reply is None:
             return []
         self.seen.add(reply)
@@ -184,7 +191,7 @@ class Dialogue:
 
     def _look_at(self, text: str) -> None:
         """Ids and figures of an answer; the agent may count its own calls, and number a list."""
-        mine = {str(self.calls), str(self.done)}
+        mine = {str(self.calls), str(self.done), str(len(self.tried))}
         self.evidence.guessed += [
             f"the answer names the id {key}, which nobody had shown"
             for key in _ID.findall(text)
@@ -217,13 +224,23 @@ class Dialogue:
         }  # fmt: skip
 
 
-def seeded_faults(seed: int, rate: float = 0.08) -> Fault:
-    """A service that is busy for a moment, never twice in a row."""
+def seeded_faults(
+    seed: int, rate: float = 0.08, traced: Callable[[str, dict[str, Any]], bool] = lambda tool, arguments: False
+) -> Fault:
+    """A service that is busy for a moment, never twice in a row; half as often one that does not answer, so that nobody
+    knows whether the call took effect, where it can be found out (`traced`).
+    """
     rng = random.Random(f"openk2 faults {seed}")
     before: list[str | None] = [None]
 
     def fault(tool: str, arguments: dict[str, Any]) -> str | None:
-        before[0] = rng.choice(_FAULTS) if before[0] is None and rng.random() < rate else None
+        struck = rng.random()
+        if before[0] is not None or struck >= 1.5 * rate:
+            before[0] = None
+        elif struck < rate:
+            before[0] = rng.choice(_FAULTS)
+        else:
+            before[0] = rng.choice(_SILENT) if traced(tool, arguments) else None
         return before[0]
 
     return fault

@@ -15,7 +15,8 @@ class Dials:
     `tools`: tools that an agent sees at least. `crowd`: records of a wish that is for each of some: the length of a
     dialogue comes from it (a call a record), as from the goals. `beside`: other services whose tools the agent has.
     Chances: `private`, that a value is kept back until asked; `impossible`, `ask`, `each`, that a wish must be refused,
-    is a question, is for each of some records; `corrected`, that a user says something wrong first.
+    is a question, is for each of some records; `corrected`, that a user says something wrong first; `faults`, that a
+    service is busy when it is called.
     """
 
     goals: tuple[int, int] = (1, 3)
@@ -28,6 +29,7 @@ class Dials:
     ask: float = 0.12
     each: float = 0.08
     corrected: float = 0.08
+    faults: float = 0.08
 
     def turned(self, settings: Iterable[str]) -> Dials:
         """With `NAME=VALUE` settings: a number, or FROM,TO for a span. Raises UserError for what is no dial's value."""

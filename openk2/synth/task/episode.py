@@ -12,13 +12,14 @@ from typing import Any
 
 from openk2.chat.messages import Message, ToolCall
 from openk2.synth.task.dialogue import Dialogue, Trajectory, rows_of, seeded_faults
-from openk2.synth.task.facts import PAGE, getter, label_of, version_reader
+from openk2.synth.task.facts import PAGE, getter, label_of, trace_of, version_reader
 from openk2.synth.task.phrases import sentence
 from openk2.synth.task.plan import Call, Goal
 from openk2.synth.task.task import Task
 from openk2.synth.task.words import Voice, clock, money, plural, said, technical
 from openk2.synth.world import claims as c
 from openk2.synth.world.spec import Tool
+from openk2.synth.world.tree import Type
 from openk2.synth.world.world import Result, World, invalid
 
 _BUSY = ("ServiceUnavailable", "TooManyRequests")
@@ -32,7 +33,9 @@ class Episode:
         """`faults`: the chance of one at a call."""
         self.task = task
         self.rng = random.Random(f"openk2 episode {task.world.name} {task.seed}")
-        self.talk = Dialogue.of_task(world, task, seeded_faults(task.seed, faults))
+        self.talk = Dialogue.of_task(world, task, seeded_faults(task.seed, faults, self._traced))
+        self.ours = {tool.name for tool in task.world.tools}
+        self.alone = True  # one call in the message that is under way
         self.world = self.talk.world
         self.names: set[tuple[str, str]] = set()  # (id, text of the record) that were shown together
         self.voice = Voice(task.world, world.state, self._by_id())
@@ -48,7 +51,10 @@ class Episode:
 
     def calls(self, thought: str, tool: str, many: list[dict[str, Any]]) -> list[Result]:
         """Several calls of one tool in one message; those that a busy service refused are made again."""
+        self.alone = len(many) == 1
         results = self._once(thought, tool, many)
+        if results[0].get("error", {}).get("code") == "Timeout":
+            return [self._found_out(tool, many[0])]
         while busy := [i for i, result in enumerate(results) if self._passing(result)]:
             code = results[busy[0]]["error"]["code"]
             which = "it" if len(busy) == 1 else f"these {len(busy)}"
@@ -57,6 +63,35 @@ class Episode:
             for i, result in zip(busy, again, strict=True):
                 results[i] = result
         return results
+
+    def _traced(self, tool: str, args: dict[str, Any]) -> bool:
+        """Whether it can be found out if this call took effect."""
+        if not self.alone or tool not in self.ours:
+            return False
+        return self._keyed(tool, args) or trace_of(self.task.world, tool) is not None
+
+    def _keyed(self, tool: str, args: dict[str, Any]) -> bool:
+        return any(isinstance(x, c.Idempotent) and x.arg in args for x in self.world.tools[tool].claims)
+
+    def _found_out(self, tool: str, args: dict[str, Any]) -> Result:
+        """The result of a call whose answer was lost, or what shows that it took effect; made again if it did not."""
+        silent = "There was no answer, so I do not know whether that took effect."
+        if self._keyed(tool, args):
+            return self.call(f"{silent} With the same key it cannot take effect twice: I call it again.", tool, args)
+        trace = trace_of(self.task.world, tool)
+        assert trace is not None
+        shown = trace.reader.claims[-1]
+        if isinstance(shown, c.Lists):
+            rows = self._read(shown.entity, f"{silent} I look.", reader=trace.reader)
+        else:
+            id_arg = next(x.id_arg for x in trace.reader.claims if isinstance(x, c.Needs))
+            key = next(args[x.id_arg] for x in self.world.tools[tool].claims if isinstance(x, c.Sets))
+            rows = [self.call(f"{silent} I look.", trace.reader.name, {id_arg: key})]
+        wanted = {field: args[arg] for field, arg in trace.args if arg in args} | dict(trace.values)
+        there = [row for row in rows if all(row.get(field) == value for field, value in wanted.items())]
+        if there:
+            return there[-1]
+        return self.call("It did not take effect. I call it again.", tool, args)
 
     def _passing(self, result: Result) -> bool:
         """Whether it is an error that comes from a fault (a rule of the house may have the same name)."""
@@ -216,12 +251,15 @@ class Episode:
         if q.how == "value":
             row = next(row for row in rows if row["id"] == q.key)
             quoted = f'"{answer}"' if " " in answer and kind.kind == "text" else answer
-            return f"{self.voice.called(q.entity, q.key)} has {said(q.field)} {row[q.field]}.", self._tell(
-                f"The {said(q.field)} is {quoted}", f"It is {quoted}")  # fmt: skip
+            thought = f"{self.voice.called(q.entity, q.key)} has {said(q.field)} {_spoken(row[q.field], kind)}."
+            return thought, self._tell(f"The {said(q.field)} is {quoted}", f"It is {quoted}")
         best = next(row for row in rows if row["id"] == goal.answer)
         value = self.voice.value(best[q.field], kind)
-        return f"Of {len(rows)} records {best[label]} stands out with {said(q.field)} {best[q.field]}.", self._tell(
-            f"It is {answer}, with {said(q.field)} {value}", f"{answer} ({said(q.field)} {value})")  # fmt: skip
+        among = f"Of these {len(rows)} it is" if len(rows) > 1 else "There is only"
+        thought = f"{among} {best.get(label)}, with {said(q.field)} {_spoken(best[q.field], kind)}."
+        return thought, self._tell(
+            f"It is {answer}, with {said(q.field)} {value}", f"{answer} ({said(q.field)} {value})"
+        )
 
     def _tell(self, *texts: str) -> str:
         return sentence(self.rng.choice(texts))
@@ -229,10 +267,10 @@ class Episode:
     # ---- looking
 
     def _read(
-        self, entity: str, thought: str, by: tuple[str, Any] | None = None, until: str = ""
+        self, entity: str, thought: str, by: tuple[str, Any] | None = None, until: str = "", reader: Tool | None = None
     ) -> list[dict[str, Any]]:
         """All records of the list, page by page (`by`: a filter may be used), or as far as the record `until`."""
-        reader = self.world.tools[self.task.finders[entity]]
+        reader = reader or self.world.tools[self.task.finders[entity]]
         shown = reader.claims[-1]
         assert isinstance(shown, c.Lists)
         args: dict[str, Any] = {"limit": PAGE} if shown.paged else {}
@@ -321,3 +359,11 @@ class Episode:
         fields = [f for f in fields if f.name != label and (f.name in sets or f.type.kind not in ("id", "ids"))]
         fields.sort(key=lambda f: f.name not in sets)
         return [f"{said(f.name)} {self.voice.value(result[f.name], f.type)}" for f in fields[:3]]
+
+
+def _spoken(value: Any, kind: Type) -> str:
+    """A value as tools write it, and as people say it where that is something else."""
+    if kind.kind == "time":
+        day, rest = divmod(value, 1440)
+        return f"{value}: {value} = {day} * 1440 + {rest}, and {rest} = {rest // 60} * 60 + {rest % 60}"
+    return f"{value}, which is {money(value)}" if kind.kind == "money" else str(value)

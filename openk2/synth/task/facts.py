@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import wraps
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
@@ -14,6 +16,7 @@ from openk2.synth.world.texts import text
 from openk2.synth.world.world import schema
 
 PAGE = 50  # records of one answer that a list gives at most
+_LABEL = re.compile(r"^[a-z]+-[a-z]+-\d+$|@|://")  # what a record can be called: a name, an address
 _MOST = 20_000  # facts kept
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -47,7 +50,7 @@ def tool_spec(tool: Tool) -> ToolSpec:
 def label_of(spec: WorldSpec, entity: str) -> str | None:
     """The field by which a person calls a record of the entity: a name or the like, no sentence."""
     texts = [f.name for f in spec.entity(entity).fields if f.type.kind == "text"]
-    texts = [name for name in texts if " " not in text(name, random.Random(0))]
+    texts = [name for name in texts if _LABEL.search(text(name, random.Random(0)))]
     named = [name for name in texts if name.endswith("name") or name in ("title", "subject", "label")]
     return (named or texts or [None])[0]
 
@@ -78,6 +81,33 @@ def getter(spec: WorldSpec, entity: str) -> Tool | None:
         match tool.claims:
             case (c.Needs(named, id_arg), c.Shows(shown, of)) if named == shown == entity and id_arg == of:
                 return tool
+    return None
+
+
+@dataclass(frozen=True)
+class Trace:
+    """What shows whether a call took effect: `reader` shows the record (or lists all), in which the fields of `args`
+    are the arguments that were given, and those of `values` these constants.
+    """
+
+    reader: Tool
+    args: tuple[tuple[str, str], ...]
+    values: tuple[tuple[str, Any], ...] = ()
+
+
+@once
+def trace_of(spec: WorldSpec, name: str) -> Trace | None:
+    """How to find out whether a call of the tool took effect when its answer was lost; None where nothing tells."""
+    tool = spec.tool(name)
+    match [x for x in tool.claims if isinstance(x, c.Effect)]:
+        case [c.Sets(entity, _, args, values) as sets] if (reader := getter(spec, entity)) and not sets.mine:
+            shown = reader.claims[-1]
+            fields = {field for field, _ in (*args, *values)}
+            return Trace(reader, args, values) if isinstance(shown, c.Shows) and fields <= set(shown.fields) else None
+        case [c.Creates(entity, args)] if reader := finder(spec, entity, False):
+            label = label_of(spec, entity)
+            named = tuple(pair for pair in args if pair[0] == label and tool.param(pair[1]).required)
+            return Trace(reader, named) if named else None
     return None
 
 

@@ -119,7 +119,7 @@ def solved(library: Library, order: Order, number: int) -> tuple[tuple[World, Ta
             dropped["no task"] += 1
             continue
         try:
-            record = Episode(world, task).run()
+            record = Episode(world, task, order.dials.faults).run()
         except RuntimeError as error:
             dropped[f"episode: {error}"] += 1
             continue

@@ -10,7 +10,8 @@ MANNERS: tuple[Manner, ...] = ("plain", "polite", "terse", "chatty", "hurried")
 
 FRAMES: dict[Manner, tuple[str, ...]] = {
     "plain": (
-        "{}.", "Please {}.", "I need you to {}.", "Could you {}?", "Can you {}?", "I want you to {}.", "You should {}.",
+        "{}.", "Please {}.", "I need you to {}.", "Could you {}?", "Can you {}?", "I want you to {}.",
+        "I would like you to {}.",
     ),
     "polite": (
         "Hello! Could you please {}?", "Would you be so kind as to {}?", "I would be grateful if you could {}.",

@@ -24,7 +24,7 @@ Spoil = Callable[[Trajectory, World, random.Random], Trajectory | None]
 
 
 class Told:
-    """A record taken apart: `mine`, what the agent said and did, without calls that a busy service made it repeat."""
+    """A record taken apart: `mine`, what the agent said and did, without calls that a fault made it repeat."""
 
     def __init__(self, record: Trajectory, world: World) -> None:
         self.record, self.world = record, world
@@ -34,15 +34,18 @@ class Told:
         self.mine: list[Message] = []
         self.failed: set[int] = set()  # of `mine`, whose single call was refused
         busy: set[tuple[str, str]] = set()
+        silent: set[tuple[str, str]] = set()
         for m in messages:
             if m.role != "assistant":
                 continue
             calls = {(call.name, call.arguments) for call in m.tool_calls}
-            again = bool(calls) and calls <= busy
+            again = bool(calls) and (calls <= busy or calls <= silent)
             busy = {(x.name, x.arguments) for x in m.tool_calls if "try again" in results[x.id]}
+            silent |= {(x.name, x.arguments) for x in m.tool_calls if "did not answer in time" in results[x.id]}
             if not again:
                 self.mine.append(m)
-                if len(m.tool_calls) == 1 and '{"error"' in results[m.tool_calls[0].id] and not busy:
+                struck = busy | (calls & silent)
+                if len(m.tool_calls) == 1 and '{"error"' in results[m.tool_calls[0].id] and not struck:
                     self.failed.add(len(self.mine) - 1)
 
     def single(self, changing: bool) -> list[int]:

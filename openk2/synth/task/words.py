@@ -190,7 +190,7 @@ def _verb_phrase(rng: random.Random, tool: Tool, records: list[str]) -> str:
             noun = said(made.entity)
             of = f" for {' and '.join(records)}" if records else ""
             a = "an" if noun[0] in "aeiou" else "a"
-            return rng.choice((f"create {a} {noun}{of}", f"set up {a} new {noun}{of}", f"add {a} {noun}{of}"))
+            return rng.choice((f"create {a} {noun}{of}", f"set up a new {noun}{of}", f"add {a} {noun}{of}"))
         case "bulk":
             words = said(tool.name)
             return f"{words}{' of ' + first if first else ''}"
