@@ -166,9 +166,7 @@ class Dialogue:
         ]
         result = self.world.call(name, arguments)
         self.calls += 1
-        self.seen.add(
-            json.dumps([v for v in arguments.values() if not isinstance(v, str)])
-        )  # worked out
+        self.seen.add(json.dumps([v for v in arguments.values() if not isinstance(v, str)]))  # worked out
         ok, changes = "error" not in result, not self.world.tools[name].reads
         self.done += ok and changes
         if changes:
