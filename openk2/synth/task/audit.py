@@ -80,11 +80,13 @@ def botocore_rows(apis: Iterable[Api]) -> list[Row]:
 
 
 def sample(library: Library, count: int, rng: random.Random) -> list[tuple[World, Tool]]:
-    """`count` tools, a few a world."""
+    """`count` different tools, a few a world."""
     out: list[tuple[World, Tool]] = []
-    while len(out) < count:
-        world = World(library.spec(rng.randrange(len(library))))
+    for number in rng.sample(range(len(library)), len(library)):
+        world = World(library.spec(number))
         out += [(world, tool) for tool in rng.sample(world.spec.tools, min(4, len(world.spec.tools)))]
+        if len(out) >= count:
+            break
     return out[:count]
 
 

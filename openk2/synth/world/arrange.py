@@ -357,6 +357,8 @@ def provide(claim: c.Effect, s: Situation) -> None:
 def look_for(claim: c.Lists | c.Computes, s: Situation) -> None:
     """Two records that pass all filters, if only just, and for each filter one like them that fails this one alone."""
     args, entity = s.args, claim.entity
+    if isinstance(claim, c.Lists) and claim.paged:
+        args |= {"offset": s.rng.choice((0, 0, 1)), "limit": s.rng.choice((1, 2, 5, 50))}
     kept = {name for guard in s.tool.claims if isinstance(guard, c.Guard) for name in vars(guard).values() if name}
     mine = {claim.mine: s.state.me["id"]} if isinstance(claim, c.Lists) and claim.mine else {}
     given = [f for f in claim.filters if f[0] in args]
