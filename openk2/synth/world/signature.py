@@ -124,7 +124,7 @@ def _kind(value: Any) -> Any:
 
 
 def _shown(result: dict[str, Any], records: int) -> Any:
-    """`records`: how many a list could hold: what counts is whether filters and pages cut it, not how many there are."""
+    """`records`: how many a list could hold; what counts is whether filters and pages cut it, not how many there be."""
     if "items" in result:
         first = [[_kind(v) for v in item.values()] for item in result["items"][:1]]
         return ["list", first, result["total"] < records, len(result["items"]) < result["total"]]

@@ -231,7 +231,8 @@ def _list(draft: Draft, operation: Operation) -> bool:
     looks_up = operation.verb in GET and _looks_up(operation)
     params, filters = asked(draft, operation, looks_up)
     if len(params) < 2:
-        more, besides = narrow(draft, entity, draft.rng.randint(1, 3), tuple(f[1] for f in filters))
+        few = draft.rng.randint(0, 1) if looks_up else draft.rng.randint(1, 3)
+        more, besides = narrow(draft, entity, few, tuple(f[1] for f in filters))
         params, filters = params + more, filters + besides
     paged = draft.chance(0.5)
     if paged:
