@@ -23,6 +23,7 @@ from openk2.chat.messages import Message, ToolCall
 from openk2.synth.task import rubric as r
 from openk2.synth.task.facts import tool_spec
 from openk2.synth.task.office import Office
+from openk2.synth.task.start import packed, unpacked
 from openk2.synth.task.task import Task
 from openk2.synth.task.users import User
 from openk2.synth.world.state import State
@@ -100,7 +101,9 @@ class Dialogue:
     @classmethod
     def of_task(cls, world: World, task: Task, fault: Fault | None = None) -> Dialogue:
         """The task's dialogue, before the agent has said anything."""
-        origin = {"world": task.world.name, "world_seed": task.world.seed, "seed": task.seed}
+        main = world.main if isinstance(world, Office) else world
+        origin: dict[str, Any] = {"world": task.world.name, "world_seed": task.world.seed, "seed": task.seed}
+        origin["start"] = packed(main, task.plan.start, task.first)
         if isinstance(world, Office):
             origin["beside"] = [other.spec.name for other in world.beside]
         return cls(world, task.plan.start, task.system, task.tools, task.user(), task.rubric, fault, origin)
@@ -115,7 +118,7 @@ class Dialogue:
         faults = iter(proof["faults"])
         tools = [spec["function"]["name"] for spec in record["tools"]]
         return cls(
-            world, State.from_json(world.spec, proof["start"]), record["messages"][0]["content"], tools,
+            world, start_of(record, world), record["messages"][0]["content"], tools,
             User.from_json(proof["user"]), r.from_json(proof["rubric"]), lambda tool, args: next(faults, None),
         )  # fmt: skip
 
@@ -166,9 +169,7 @@ class Dialogue:
         ]
         result = self.world.call(name, arguments)
         self.calls += 1
-        self.seen.add(
-            json.dumps([v for v in arguments.values() if not isinstance(v, str)])
-        )  # worked out
+        self.seen.add(json.dumps([v for v in arguments.values() if not isinstance(v, str)]))  # worked out
         ok, changes = "error" not in result, not self.world.tools[name].reads
         self.done += ok and changes
         if changes:
@@ -218,10 +219,15 @@ class Dialogue:
             "messages": [m.to_json() for m in self.messages],
             "tools": [spec.to_wire() for spec in self.specs],
             "proof": self.origin | {
-                "start": self.start.to_json(), "user": self.user.to_json(), "rubric": r.to_json(self.rubric),
+                "user": self.user.to_json(), "rubric": r.to_json(self.rubric),
                 "faults": self.faults, "calls": self.calls,
             } | more,
         }  # fmt: skip
+
+
+def start_of(record: Trajectory, world: World) -> State:
+    """The state in which a record starts. Raises KeyError or TypeError for a record that is none."""
+    return unpacked(world.main if isinstance(world, Office) else world, record["proof"]["start"])
 
 
 def seeded_faults(

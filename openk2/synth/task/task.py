@@ -44,6 +44,11 @@ class Task:
     finders: dict[str, str]
 
     @property
+    def first(self) -> int:
+        """The seed of the world's first state from which the task's was made."""
+        return self.seed % _STATES
+
+    @property
     def refused(self) -> bool:
         """Whether every wish must be declined."""
         return all(goal.kind == "refuse" for goal in self.plan.goals)
