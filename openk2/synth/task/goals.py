@@ -157,7 +157,7 @@ class Maker:
             key = call.args[claim.id_arg]
             same = [x for t in chain for x in t.claims if isinstance(x, c.InState) and x.field == claim.field]
             ends = [x for t in chain for x in t.claims if isinstance(x, c.Sets) and x.entity == claim.entity]
-            done = {v for x in same for v in x.allowed} | {dict(x.values).get(claim.field) for x in ends}
+            done = [*(v for x in same for v in x.allowed), *(dict(x.values).get(claim.field) for x in ends)]
             ways = [w for w in steps(self.spec, tool.name, claim) if w.tool not in chain and w.tool in self.tools]
             for step in self.rng.sample(ways, len(ways)):
                 sources = [value for value in step.sources if value not in done]
