@@ -113,9 +113,9 @@ def audit(worlds: Path, data: Path | None, sample: int, tasks: int, planted: int
 
     library, rng = Library(worlds), random.Random(seed)
     rows = questions.tools_of(library)
-    rows.append(questions.botocore_row(botocore_apis()))
+    rows += questions.botocore_rows(botocore_apis())
     if data is not None:
-        rows.append(questions.coverage(library, mcp_apis(data / "mcp_servers.jsonl.gz")))
+        rows += questions.coverage(library, mcp_apis(data / "mcp_servers.jsonl.gz"))
     rows += questions.proofs(questions.sample(library, sample, rng))
     drawn = questions.tasks_of(library, tasks, rng)
     rows += questions.floors(drawn)

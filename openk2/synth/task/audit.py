@@ -26,6 +26,7 @@ from openk2.synth.world.signature import effects, fingerprint, shape
 from openk2.synth.world.spec import Tool
 from openk2.synth.world.world import World
 
+_LARGE = 50  # tools of a world
 _NEAR = 0.5  # Jaccard similarity of words at which a real tool counts as covered
 
 
@@ -44,39 +45,48 @@ def share(part: int, whole: int) -> str:
 
 def tools_of(library: Library) -> list[Row]:
     """Counts and distinctness over all worlds."""
-    shapes, signatures, motifs = Counter[str](), Counter[str](), Counter[str]()
-    real = entities = worlds = 0
+    shapes, deep, signatures, motifs = Counter[str](), Counter[str](), Counter[str](), Counter[str]()
+    real = entities = large = 0
     for number in range(len(library)):
         spec = library.spec(number)
-        worlds, entities = worlds + 1, entities + sum(not e.hidden for e in spec.entities)
+        entities += sum(not e.hidden for e in spec.entities)
+        large += len(spec.tools) >= _LARGE
         for tool in spec.tools:
             shapes[shape(spec, tool)] += 1
+            deep[shape(spec, tool, deep=True)] += 1
             signatures[effects(spec, tool)] += 1
             motifs[tool.motif] += 1
             real += bool(tool.source)
     tools = shapes.total()
     return [
-        Row("worlds, entities, tools", f"{worlds:,}, {entities:,}, {tools:,}", "counted"),
+        Row("worlds, entities, tools", f"{len(library):,}, {entities:,}, {tools:,}", "counted"),
+        Row(f"worlds of {_LARGE} tools or more", share(large, len(library)), "counted"),
         Row("read off a real operation", share(real, tools), "botocore and MCP specifications; the rest are motifs"),
         Row("distinct shapes", share(len(shapes), tools), "verb, types of arguments and results, names left out"),
+        Row("the same one level deeper", share(len(deep), tools), "with the types inside structures and lists"),
         Row("distinct effect signatures", share(len(signatures), tools), "shape, guards, reads, writes, errors"),
         Row("motifs", ", ".join(f"{name} {n:,}" for name, n in motifs.most_common()), "pieces of the algebra"),
     ]  # fmt: skip
 
 
-def botocore_row(apis: Iterable[Api]) -> Row:
-    shapes = Counter(operation.shape for api in apis for operation in api.operations if operation.shape)
-    return Row(
-        "botocore's own distinct shapes", share(len(shapes), shapes.total()), "the same measure on real operations"
-    )
+def botocore_rows(apis: Iterable[Api]) -> list[Row]:
+    shown = [operation for api in apis for operation in api.operations if operation.shape]
+    top, deep = len({operation.shape for operation in shown}), len({operation.deep for operation in shown})
+    how = "the same measure on real operations"
+    return [
+        Row("botocore's own distinct shapes", share(top, len(shown)), how),
+        Row("botocore's, one level deeper", share(deep, len(shown)), how),
+    ]
 
 
 def sample(library: Library, count: int, rng: random.Random) -> list[tuple[World, Tool]]:
-    """`count` tools, a few a world."""
+    """`count` different tools, a few a world."""
     out: list[tuple[World, Tool]] = []
-    while len(out) < count:
-        world = World(library.spec(rng.randrange(len(library))))
+    for number in rng.sample(range(len(library)), len(library)):
+        world = World(library.spec(number))
         out += [(world, tool) for tool in rng.sample(world.spec.tools, min(4, len(world.spec.tools)))]
+        if len(out) >= count:
+            break
     return out[:count]
 
 
@@ -105,24 +115,26 @@ def proofs(tools: Sequence[tuple[World, Tool]]) -> list[Row]:
     ]
 
 
-def coverage(library: Library, apis: Iterable[Api]) -> Row:
-    """Real MCP tools with a tool of ours whose name and arguments share half their words."""
-    ours: dict[str, list[frozenset[str]]] = {}
+def coverage(library: Library, apis: Iterable[Api]) -> list[Row]:
+    """Real MCP tools with a tool of ours whose name and arguments share half their words; of any source, of another."""
+    ours: dict[str, set[tuple[frozenset[str], str]]] = {}
     for number in range(len(library)):
         for tool in library.spec(number).tools:
             words = frozenset(_words(tool.name, *(p.name for p in tool.params)))
             for word in _words(tool.name):
-                ours.setdefault(word, []).append(words)
-    seen = near = 0
-    for api in apis:
-        for operation in api.operations:
-            words = frozenset(_words(operation.name, *(slot.name for slot in operation.inputs)))
-            close = {w for word in _words(operation.name) for w in ours.get(word, ())}
-            seen += 1
-            near += any(len(words & w) >= _NEAR * len(words | w) for w in close)
-    return Row(
-        "real MCP tools with a neighbour", share(near, seen), f"Jaccard of words of name and arguments >= {_NEAR}"
-    )
+                ours.setdefault(word, set()).add((words, tool.source.partition(".")[0]))
+    seen = near = other = 0
+    for operation in (operation for api in apis for operation in api.operations):
+        words = frozenset(_words(operation.name, *(slot.name for slot in operation.inputs)))
+        close = {pair for word in _words(operation.name) for pair in ours.get(word, ())}
+        found = {source for w, source in close if len(words & w) >= _NEAR * len(words | w)}
+        seen, near = seen + 1, near + bool(found)
+        other += bool(found - {operation.source.partition(".")[0]})
+    how = f"Jaccard of words of name and arguments >= {_NEAR}"
+    return [
+        Row("real MCP tools with a neighbour", share(near, seen), how),
+        Row("... read off another service", share(other, seen), how),
+    ]
 
 
 def _words(*names: str) -> list[str]:

@@ -91,6 +91,11 @@ def _head(noun: str) -> str:
     return re.split(r"_(?:from|for|by|with|in|to|of|on|and|as|at|into|using|via)_", noun)[0]
 
 
+def _free(name: str) -> str:
+    """The name of a field that results may have: `error` is for refusals there, `items` for lists."""
+    return "contents" if name == "items" else name.replace("error", "failure")
+
+
 def first_sentence(doc: str) -> str:
     """Of a documentation in HTML, at most 200 characters."""
     text = html.unescape(re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", doc))).strip()
@@ -228,7 +233,7 @@ _IGNORED = frozenset(
 
 def _slot(key: str, member: dict[str, Any], shapes: dict[str, Any], required: bool, deep: bool = True) -> Slot | None:
     """`deep`: structures and lists of them too, with their plain members."""
-    name, shape = snake(key).replace("error", "failure"), shapes[member["shape"]]  # results have `error` for refusals
+    name, shape = _free(snake(key)), shapes[member["shape"]]
     if name in _IGNORED or member.get("idempotencyToken"):
         return None
     doc = first_sentence(member.get("documentation", ""))
@@ -362,7 +367,7 @@ def _mcp_slots(shape: dict[str, Any], deep: bool = True) -> Iterator[Slot]:
 
 
 def _mcp_slot(name: str, value: dict[str, Any], required: bool, deep: bool) -> Slot | None:
-    name = name.replace("error", "failure")
+    name = _free(name)
     if not name or not name.isidentifier() or name in _IGNORED:
         return None
     if isinstance(value.get("anyOf"), list):  # a type or null

@@ -105,7 +105,8 @@ def fingerprint(world: World, tool: Tool) -> str | None:
             continue
         world.restore(s.state)
         result = world.call(tool.name, s.args)
-        told.append([_shown(result), _changed(s.state.tables, world.state.tables, s.args)])
+        records = len(s.state.tables.get(getattr(tool.claims[-1], "entity", ""), ()))
+        told.append([_shown(result, records), _changed(s.state.tables, world.state.tables, s.args)])
     world.restore(start)
     if not told:
         return None
@@ -122,9 +123,11 @@ def _kind(value: Any) -> Any:
     return type(value).__name__
 
 
-def _shown(result: dict[str, Any]) -> Any:
+def _shown(result: dict[str, Any], records: int) -> Any:
+    """`records`: how many a list could hold; what counts is whether filters and pages cut it, not how many there be."""
     if "items" in result:
-        return ["list", [[_kind(v) for v in item.values()] for item in result["items"][:1]]]
+        first = [[_kind(v) for v in item.values()] for item in result["items"][:1]]
+        return ["list", first, result["total"] < records, len(result["items"]) < result["total"]]
     return [_kind(v) for v in result.values()]
 
 

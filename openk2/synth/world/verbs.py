@@ -231,7 +231,8 @@ def _list(draft: Draft, operation: Operation) -> bool:
     looks_up = operation.verb in GET and _looks_up(operation)
     params, filters = asked(draft, operation, looks_up)
     if len(params) < 2:
-        more, besides = narrow(draft, entity, draft.rng.randint(1, 3), tuple(f[1] for f in filters))
+        few = draft.rng.randint(0, 1) if looks_up else draft.rng.randint(1, 3)
+        more, besides = narrow(draft, entity, few, tuple(f[1] for f in filters))
         params, filters = params + more, filters + besides
     paged = draft.chance(0.5)
     if paged:
@@ -240,7 +241,7 @@ def _list(draft: Draft, operation: Operation) -> bool:
     sort = draft.rng.choice(numbers).name if numbers and draft.chance(0.5) else "id"
     state = draft.state(entity)
     first = tuple(draft.fields[entity])[: draft.rng.randint(3, 7)]
-    shown = tuple(dict.fromkeys((*first, *([state.name] if state else []))))
+    shown = first if state is None or state.name in first else (*first, state.name)
     real = {slot.name for slot in operation.inputs}
     more, by, way = order(
         draft, entity, bool(real & {"sort_by", "order_by", "sort"}) or draft.chance(0.15),
