@@ -120,7 +120,7 @@ _IMPLIED = tuple(
         r"april|june|september|november": (30,),
         r"february": (28,),
         r"legs?|dogs?|cats?|horses?|cars?|wheels?|square|walls?|tires?": (4,),
-        r"rectang\w+|borders?": (2,),
+        r"rectang\w+|borders?|corners?": (2, 4),
         r"spiders?|octop\w+": (8,),
         r"feet|foot|inch(?:es)?": (12, 3),
         r"yards?": (3, 36),
