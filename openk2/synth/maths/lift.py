@@ -199,10 +199,11 @@ class _Lifter:
         out: set[int] = set()
         for n, rests in known:
             near = abs(value - n) == 1 or value == 100 - n or (n > 1 and value * n in CONVERSIONS)
+            near = near or any(value == n // c for c in CONVERSIONS)  # whole weeks, whole hundreds
             if near or any(value * k == n or value == n * k for k in (2, 3, 4, 5, 6, 10)):
                 out |= rests
         for (a, a_rests), (b, b_rests) in itertools.combinations(known, 2):
-            if value in (a + b, a * b, abs(a - b)) or value * a == b or value * b == a:
+            if value in (a + b, a * b, abs(a - b)) or (a and value == b // a) or (b and value == a // b):
                 out |= a_rests | b_rests
         return out
 
