@@ -60,7 +60,7 @@ def network(layers: int, width: int, heads: int) -> ModelConfig:
 
 @torch.no_grad()
 def held_out_loss(model: Transformer, held: Path) -> float:
-    """Nats a byte over all held-out documents, in float32, through whatever the experts' `override` holds."""
+    """Nats a byte over all held-out documents, in float32."""
     training, dtype = model.training, model.dtype
     model.eval()
     model.dtype = torch.float32

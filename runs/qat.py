@@ -22,23 +22,22 @@ from openk2.model.transformer import Transformer
 from openk2.train.checkpoint import initial_weights
 from openk2.train.data import Source
 from openk2.train.export import export
-from openk2.train.loop import build, quantise_experts, train
+from openk2.train.int4 import rounded
+from openk2.train.loop import build, train
 from openk2.train.recipe import Stage
 
 SEEDS = (0, 1, 2)
-TOKENS = 2_000_000
-FRACTION = 0.2  # of the tokens, at the end, while the rate falls: with the experts seen through INT4, or not
-RATE = 2e-2  # at the start of that part, as before it
+STABLE, DECAY = 1_600_000, 400_000  # bytes before: a whole training, to the end of its rate
+AFTER = 800_000  # bytes of the stage after it, with the experts seen through INT4, or not
+RATE = 4e-3  # at the start of that stage; it falls to nothing. Before: 0.02
 CONFIG = network(layers=4, width=64, heads=2)
 
 
 def stages(seed: int, int4: bool) -> list[Stage]:
-    stable = Stage(
-        name="stable", tokens=round((1 - FRACTION) * TOKENS), batch=BATCH, context=CONTEXT, lr=2e-2, decay=0.0,
-        seed=seed,
-    )  # fmt: skip
-    last = {"tokens": round(FRACTION * TOKENS), "lr": RATE, "warmup": 0.0, "decay": 1.0, "floor": 0.0}
-    return [stable, replace(stable, name="decay", qat=float(int4), seed=seed + 1000, **last)]
+    """Training, its decay, and the stage after, as K2 Thinking was made INT4 in post-training."""
+    stable = Stage(name="stable", tokens=STABLE, batch=BATCH, context=CONTEXT, lr=2e-2, decay=0.0, seed=seed)
+    decay = replace(stable, name="decay", tokens=DECAY, warmup=0.0, decay=1.0, floor=0.0, seed=seed + 1000)
+    return [stable, decay, replace(decay, name="after", tokens=AFTER, lr=RATE, qat=float(int4), seed=seed + 2000)]
 
 
 def run(int4: bool, seed: int, text: Path, held: Path, out: Path) -> dict[str, float]:
@@ -46,12 +45,12 @@ def run(int4: bool, seed: int, text: Path, held: Path, out: Path) -> dict[str, f
     folder = out / f"{'int4' if int4 else 'bf16'}-{seed}"
     file = folder.with_suffix(".json")
     if not file.exists():
-        both, begun = stages(seed, int4), out / f"stable-{seed}"
-        if not folder.exists():  # the stage before is the same for both
-            train(build(CONFIG, seed), [Source(text)], both[:1], begun)
-            shutil.copytree(begun, folder)
+        every, before = stages(seed, int4), out / f"before-{seed}"
+        if not folder.exists():  # what was before is the same for both
+            train(build(CONFIG, seed), [Source(text)], every[:2], before)
+            shutil.copytree(before, folder)
         model = build(CONFIG, seed)
-        train(model, [Source(text)], both, folder)
+        train(model, [Source(text)], every, folder)
         losses = {}
         for name in ("bf16", "int4"):
             export(CONFIG, model.tensors(), folder / name, int4=name == "int4")
@@ -60,15 +59,11 @@ def run(int4: bool, seed: int, text: Path, held: Path, out: Path) -> dict[str, f
         experts = dict(model.tensors())
         seen = _read(folder / "bf16")
         seen.load_tensors({n: t if ".experts." in n else seen.state_dict()[n] for n, t in experts.items()})
-        for layer in seen.experts():
-            quantise_experts(layer)
-        losses["forward"] = held_out_loss(seen, held)
-        stored = list(_read(folder / "int4").experts())
-        losses["change"] = max(
-            float((getattr(a, name) - value).detach().abs().max())
-            for a, b in zip(stored, seen.experts(), strict=True)
-            for name, value in zip(("gate_proj", "up_proj", "down_proj"), b.override or (), strict=True)
-        )
+        with rounded(seen.experts()):
+            losses["forward"] = held_out_loss(seen, held)
+            stored = [p for layer in _read(folder / "int4").experts() for p in layer.parameters()]
+            values = [p for layer in seen.experts() for p in layer.parameters()]
+            losses["change"] = max(float((a - b).detach().abs().max()) for a, b in zip(stored, values, strict=True))
         file.write_text(json.dumps(losses), encoding="utf-8")
     return json.loads(file.read_text(encoding="utf-8"))
 

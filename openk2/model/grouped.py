@@ -45,10 +45,8 @@ class _GroupedSwiGLU(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, xs: Tensor, w: Tensor, gate: Tensor, up: Tensor, down: Tensor, offsets: Tensor,
-        override: tuple[Tensor, Tensor, Tensor] | None,
+        ctx: Any, xs: Tensor, w: Tensor, gate: Tensor, up: Tensor, down: Tensor, offsets: Tensor
     ) -> Tensor:  # fmt: skip
-        gate, up, down = override or (gate, up, down)
         w = w.to(xs.dtype)[:, None]
         g = F.grouped_mm(xs, gate.to(xs.dtype).mT, offs=offsets)  # [S, I]
         u = F.grouped_mm(xs, up.to(xs.dtype).mT, offs=offsets)
@@ -69,22 +67,21 @@ class _GroupedSwiGLU(torch.autograd.Function):
         d_gate = F.grouped_mm(dg.mT, xs, offs=offsets).float()
         d_up = F.grouped_mm(du.mT, xs, offs=offsets).float()
         dx = F.grouped_mm(dg, gate.to(xs.dtype), offs=offsets) + F.grouped_mm(du, up.to(xs.dtype), offs=offsets)
-        return dx, dw, d_gate, d_up, d_down, None, None
+        return dx, dw, d_gate, d_up, d_down, None
 
 
 def swiglu(
-    xs: Tensor, w: Tensor, gate: Tensor, up: Tensor, down: Tensor, offsets: Tensor,
-    override: tuple[Tensor, Tensor, Tensor] | None = None,
+    xs: Tensor, w: Tensor, gate: Tensor, up: Tensor, down: Tensor, offsets: Tensor
 ) -> Tensor:  # fmt: skip
     """Each expert on its own rows. xs [S, H] sorted by expert, w [S] their weights, offsets [E] -> [S, H].
 
-    Products are in the type of xs; gradients of the matrices are float32 and go to them also where `override` gives
-    the values (INT4 training). Raises ValueError when a row is no multiple of 16 bytes.
+    Products are in the type of xs; gradients of the matrices are float32. Raises ValueError when a row is no
+    multiple of 16 bytes.
     """
     for size in (xs.shape[1], down.shape[2]):
         if size * xs.element_size() % _ALIGNED:
             raise ValueError(f"grouped products need widths of a multiple of 16 bytes; {size} of {xs.dtype} is none")
-    return _GroupedSwiGLU.apply(xs, w, gate, up, down, offsets, override)  # type: ignore[return-value]
+    return _GroupedSwiGLU.apply(xs, w, gate, up, down, offsets)  # type: ignore[return-value]
 
 
 class _Spread(torch.autograd.Function):
@@ -127,12 +124,11 @@ class _Sort(torch.autograd.Function):
 
 
 def routed(
-    x: Tensor, index: Tensor, weights: Tensor, gate: Tensor, up: Tensor, down: Tensor,
-    override: tuple[Tensor, Tensor, Tensor] | None = None,
+    x: Tensor, index: Tensor, weights: Tensor, gate: Tensor, up: Tensor, down: Tensor
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """sum_k weights_k expert_{index_k}(x): x [T, H], index, weights [T, K] -> [T, H] and each expert's tokens [E]."""
     routing = Routing(index, gate.shape[0])
     xs: Any = _Spread.apply(x, routing)
     w: Any = _Sort.apply(weights, routing)
-    rows = swiglu(xs, w, gate, up, down, routing.offsets, override)
+    rows = swiglu(xs, w, gate, up, down, routing.offsets)
     return _Combine.apply(rows, routing), routing.counts  # type: ignore[return-value]

@@ -134,17 +134,14 @@ class _Routing:
 class _RoutedSwiGLU(torch.autograd.Function):
     """sum_k w_k down_e(silu(gate_e x) * up_e x), e = index[:, k], with its own backward pass.
 
-    Padding rows repeat token 0 with weight 0, so that they reach neither the output nor any gradient. The values of
-    `override` are used in place of the matrices', whose gradients are then straight-through.
+    Padding rows repeat token 0 with weight 0, so that they reach neither the output nor any gradient.
     """
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, weights: Tensor, gate: Tensor, up: Tensor, down: Tensor, routing: _Routing,
-        override: tuple[Tensor, Tensor, Tensor] | None,
+        ctx: Any, x: Tensor, weights: Tensor, gate: Tensor, up: Tensor, down: Tensor, routing: _Routing
     ) -> Tensor:  # fmt: skip
         dtype = x.dtype
-        gate, up, down = override or (gate, up, down)
         gate_up = torch.cat((gate, up), 1).to(dtype)  # [E, 2I, H]
         down = down.to(dtype)
         xs = x.index_select(0, routing.source)  # [S, H]
@@ -190,15 +187,14 @@ class _RoutedSwiGLU(torch.autograd.Function):
             start += size
         dw = dw.index_select(0, routing.slot.view(-1)).view_as(routing.slot)
         d_gate_up = d_gate_up.float()
-        return routing.combine(dx), dw, d_gate_up[:, :width], d_gate_up[:, width:], d_down.float(), None, None
+        return routing.combine(dx), dw, d_gate_up[:, :width], d_gate_up[:, width:], d_down.float(), None
 
 
 class Experts(nn.Module):
     """All routed experts of a layer, stacked: gate_proj, up_proj [E, I, H], down_proj [E, H, I].
 
     In a state dict each expert has its own matrices under Hugging Face's names (`3.gate_proj.weight`), so that
-    saving and loading copy without renaming. The values in `override` take the stacks' place in the products while the
-    gradients go to the stacks (straight-through): INT4 training quantises once a step and sets it.
+    saving and loading copy without renaming.
     """
 
     _NAMES = ("gate_proj", "up_proj", "down_proj")
@@ -209,7 +205,6 @@ class Experts(nn.Module):
         self.gate_proj = nn.Parameter(torch.empty(e, i, h))
         self.up_proj = nn.Parameter(torch.empty(e, i, h))
         self.down_proj = nn.Parameter(torch.empty(e, h, i))
-        self.override: tuple[Tensor, Tensor, Tensor] | None = None
         self.exchange: ExpertExchange | None = None  # set where the experts are divided among ranks
 
     def forward(self, x: Tensor, index: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
@@ -222,9 +217,9 @@ class Experts(nn.Module):
         """The same for the experts that lie here, `index` counting from the first of them."""
         gate, up, down = (held(stack) for stack in (self.gate_proj, self.up_proj, self.down_proj))
         if x.is_cuda:
-            return grouped.routed(x, index, weights, gate, up, down, self.override)
+            return grouped.routed(x, index, weights, gate, up, down)
         routing = _Routing(index, len(gate))
-        out = _RoutedSwiGLU.apply(x, weights, gate, up, down, routing, self.override)
+        out = _RoutedSwiGLU.apply(x, weights, gate, up, down, routing)
         return out, routing.counts  # type: ignore[return-value]
 
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:

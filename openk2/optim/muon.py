@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from openk2.optim.distributed import OwnerCompute, local, sharded
 
 _NS = (3.4445, -4.7750, 2.0315)  # quintic whose slope at 0 is steepest (Keller Jordan, Muon)
-_BATCH_ELEMENTS = 1 << 20  # matrices orthogonalised at once: keeps the work inside the cache
+_CPU_ELEMENTS = 1 << 19  # of matrices orthogonalised at once: bf16 products of these stay in a core's cache
+_DEVICE_ELEMENTS = 1 << 27  # on an accelerator: large batches, of which the temporary copies still take little memory
 
 
 def orthogonalise(matrices: Tensor, steps: int = 5, dtype: torch.dtype = torch.bfloat16) -> Tensor:
@@ -41,11 +42,15 @@ def orthogonalise(matrices: Tensor, steps: int = 5, dtype: torch.dtype = torch.b
     return x.reshape(shape)
 
 
+_Matrix = tuple[Tensor, Tensor, Tensor]  # weight, gradient, momentum: each a matrix, or this rank's rows of one
+
+
 class MuonAdamW(torch.optim.Optimizer):
     """Muon on the groups with `muon: True`, AdamW on the others. Both share the learning rate and the decay.
 
-    Muon: M = mu M + G; W = W (1 - lr decay) - lr 0.2 sqrt(max(n, m)) NS(G + mu M). The factor 0.2 sqrt(max(n, m))
-    gives the update the RMS of AdamW's. A parameter without gradient is left alone.
+    Muon: M = mu M + (1 - mu) G; W = W (1 - lr decay) - lr 0.2 sqrt(max(n, m)) NS((1 - mu) G + mu M). The factor
+    0.2 sqrt(max(n, m)) gives the update the RMS of AdamW's. The papers' sum M = mu M + G is 1 / (1 - mu) times this
+    average, which NS takes out again. A parameter without gradient is left alone.
     """
 
     def __init__(
@@ -69,61 +74,50 @@ class MuonAdamW(torch.optim.Optimizer):
                 self._adamw(group, live)
 
     def _muon(self, group: dict[str, Any], live: list[Tensor]) -> None:
-        lr, mu = group["lr"], group["momentum"]
-        whole: list[tuple[Tensor, Tensor]] = []  # weight and update of each matrix that lies here
-        rows: list[tuple[Tensor, Tensor]] = []  # this rank's rows of each matrix that several ranks share
-        shapes: list[tuple[int, int]] = []  # of the latter
+        whole: list[_Matrix] = []  # those that lie here
+        rows: list[_Matrix] = []  # this rank's rows of those that several ranks share
+        shapes: list[tuple[int, int]] = []  # of the latter, whole
         for p in live:
             assert p.grad is not None
             state = self.state[p]
             if not state:
                 state["momentum"] = torch.zeros_like(p)
             weight, gradient, momentum = local(p), local(p.grad), local(state["momentum"])
-            momentum.mul_(mu).add_(gradient)
-            update = gradient.add(momentum, alpha=mu)
-            weight.mul_(1 - lr * group["weight_decay"])
             n, m = p.shape[-2:]
             if p.ndim == 2 and sharded(p):
-                rows.append((weight, update))
+                rows.append((weight, gradient, momentum))
                 shapes.append((n, m))
             elif weight.numel():
-                whole += zip(weight.view(-1, n, m), update.view(-1, n, m), strict=True)
+                whole += zip(*(t.view(-1, n, m) for t in (weight, gradient, momentum)), strict=True)
 
-        def step(weight: Tensor, direction: Tensor, shape: Sequence[int]) -> None:
-            weight.add_(direction.float(), alpha=-lr * 0.2 * math.sqrt(max(shape)))
+        def direction(updates: list[Tensor]) -> Tensor:
+            return orthogonalise(torch.stack(updates), group["ns_steps"], self.ns_dtype)
+
+        def step(part: list[int]) -> None:
+            """All of it for a few matrices of one shape, while they lie in the cache."""
+            with torch.no_grad():  # the mode belongs to a thread
+                matrices = [whole[i] for i in part]
+                _apply(group, matrices, direction(_updates(group, matrices)).unbind(), matrices[0][0].shape)
 
         def directions(matrices: list[Tensor]) -> list[Tensor]:
-            result: list[Tensor] = list(matrices)
-            self._orthogonalise(matrices, group["ns_steps"], result.__setitem__)
+            result = list(matrices)
+
+            def put(part: list[int]) -> None:
+                with torch.no_grad():
+                    for i, found in zip(part, direction([matrices[i] for i in part]), strict=True):
+                        result[i] = found
+
+            self._each(put, _parts(matrices))
             return result
 
-        self._orthogonalise(
-            [u for _, u in whole], group["ns_steps"], lambda i, d: step(whole[i][0], d, whole[i][0].shape)
-        )
+        self._each(step, _parts([weight for weight, _, _ in whole]))
         if rows:
-            exchange = self._exchange(live, shapes)
-            found = exchange([u for _, u in rows], directions, self.ns_dtype)
-            for (weight, _), direction, shape in zip(rows, found, shapes, strict=True):
-                step(weight, direction, shape)
+            found = self._exchange(live, shapes)(_updates(group, rows), directions, self.ns_dtype)
+            for matrix, its, shape in zip(rows, found, shapes, strict=True):
+                _apply(group, [matrix], [its], shape)
 
-    def _orthogonalise(self, matrices: list[Tensor], steps: int, use: Callable[[int, Tensor], None]) -> None:
-        """Call use(i, direction of matrices[i]) for each, those of one shape being orthogonalised together."""
-        by_shape: dict[torch.Size, list[int]] = defaultdict(list)
-        for i, matrix in enumerate(matrices):
-            by_shape[matrix.shape].append(i)
-        parts = []
-        for shape, members in by_shape.items():
-            count = max(1, _BATCH_ELEMENTS // shape.numel())
-            parts += [members[start : start + count] for start in range(0, len(members), count)]
-
-        def apply(part: list[int]) -> None:
-            with torch.no_grad():  # the mode belongs to a thread
-                for i, direction in zip(
-                    part, orthogonalise(torch.stack([matrices[i] for i in part]), steps, self.ns_dtype), strict=True
-                ):
-                    use(i, direction)
-
-        list((self.executor.map if self.executor else map)(apply, parts))
+    def _each(self, function: Callable[[list[int]], None], parts: list[list[int]]) -> None:
+        list((self.executor.map if self.executor else map)(function, parts))
 
     def _exchange(self, live: list[Tensor], shapes: list[tuple[int, int]]) -> OwnerCompute:
         """Who owns which of the matrices that ranks share: the same as long as the same ones are trained."""
@@ -146,6 +140,32 @@ class MuonAdamW(torch.optim.Optimizer):
             denominator = (square / (1 - beta2 ** state["step"])).sqrt_().add_(group["eps"])
             weight.mul_(1 - lr * group["weight_decay"])
             weight.addcdiv_(mean, denominator, value=-lr / (1 - beta1 ** state["step"]))
+
+
+def _parts(matrices: list[Tensor]) -> list[list[int]]:
+    """Numbers of those of one shape, as many as are orthogonalised together."""
+    by_shape: dict[torch.Size, list[int]] = defaultdict(list)
+    for i, matrix in enumerate(matrices):
+        by_shape[matrix.shape].append(i)
+    parts: list[list[int]] = []
+    most = _CPU_ELEMENTS if matrices and matrices[0].device.type == "cpu" else _DEVICE_ELEMENTS
+    for shape, members in by_shape.items():
+        count = max(1, most // shape.numel())
+        parts += [members[start : start + count] for start in range(0, len(members), count)]
+    return parts
+
+
+def _updates(group: dict[str, Any], matrices: list[_Matrix]) -> list[Tensor]:
+    """Take the gradients into the momenta; what is to be orthogonalised."""
+    mu = group["momentum"]
+    return [gradient.lerp(momentum.lerp_(gradient, 1 - mu), mu) for _, gradient, momentum in matrices]
+
+
+def _apply(group: dict[str, Any], matrices: list[_Matrix], directions: Sequence[Tensor], shape: Sequence[int]) -> None:
+    """Decay the weights (matrices of `shape`, or rows of one) and go a step against the directions."""
+    lr = group["lr"]
+    for (weight, _, _), direction in zip(matrices, directions, strict=True):
+        weight.mul_(1 - lr * group["weight_decay"]).add_(direction, alpha=-lr * 0.2 * math.sqrt(max(shape)))
 
 
 def parameter_groups(model: nn.Module) -> list[dict[str, Any]]:

@@ -15,16 +15,15 @@ from openk2.errors import UserError
 from openk2.model.attention import LatentAttention
 from openk2.model.config import ModelConfig
 from openk2.model.mimetic import initialise_mimetic
-from openk2.model.moe import Experts
 from openk2.model.transformer import Transformer
 from openk2.optim.distributed import clip_gradients_
 from openk2.optim.muon import MuonAdamW, parameter_groups
 from openk2.optim.qk_clip import qk_clip_all_
-from openk2.quant.int4 import fake_quantize
 from openk2.train.checkpoint import Checkpoints, folders
 from openk2.train.data import Source, Stream
 from openk2.train.devices import peak_flops
 from openk2.train.estimate import flops_per_token
+from openk2.train.int4 import rounded
 from openk2.train.packing import Packer, Prefetch
 from openk2.train.parallel import World, balance, gradients, parallelise
 from openk2.train.progress import Progress, stop_on_signal
@@ -133,14 +132,13 @@ def train(
                 if stage.qat > 0 and done >= 1 - stage.qat:
                     spikes = spikes if qat else Spikes()  # what is usual changes with the first rounded weights
                     qat = True
-                    if world.size == 1:
-                        workers.map(quantise_experts, model.experts())
 
                 own = round(total(world, sum(len(batch.rows) for batch in step.batches)))
-                if world.size == 1:
-                    losses = workers.gradients(model, step.batches, own)
-                else:
-                    losses = gradients(model, step.batches, own, world, qat)
+                with rounded(model.experts() if qat else (), workers.map):
+                    if world.size == 1:
+                        losses = workers.gradients(model, step.batches, own)
+                    else:
+                        losses = gradients(model, step.batches, own, world)
                 loss, aux_loss = (total(world, part) for part in losses)
                 norm = float(clip_gradients_(model.parameters(), stage.clip, world.sum))
                 row = {"step": at.step + 1, "stage": stage.name, "loss": loss, "grad_norm": norm}
@@ -172,7 +170,8 @@ def train(
                 }  # fmt: skip
                 progress.row(metrics)
                 if sampler and at.step % pace.sample_every == 0:
-                    sampler.write(model, at.step, out / "samples.jsonl" if world.is_main else None)
+                    with rounded(model.experts() if qat else ()):
+                        sampler.write(model, at.step, out / "samples.jsonl" if world.is_main else None)
                 if due:
                     checkpoint()
 
@@ -182,8 +181,6 @@ def train(
             if done < 1:
                 say(f"stopped at step {at.step}; the same command goes on")
                 return metrics
-            for experts in model.experts():
-                experts.override = None
     say(f"done: {at.tokens / 1e6:.2f}M tokens in {at.step} steps, {at.seconds / 60:.1f} minutes")
     return metrics
 
@@ -238,12 +235,6 @@ def set_config(model: Transformer, config: ModelConfig) -> None:
     for module in model.modules():
         if isinstance(module, LatentAttention):
             module.config = config
-
-
-def quantise_experts(experts: Experts) -> None:
-    """Let the forward passes of this step see the experts' weights as an INT4 export would store them."""
-    gate, up, down = (fake_quantize(p.detach()) for p in (experts.gate_proj, experts.up_proj, experts.down_proj))
-    experts.override = (gate, up, down)
 
 
 def build(config: ModelConfig, seed: int, mimetic: bool = False) -> Transformer:

@@ -25,7 +25,6 @@ from openk2.model.expert_parallel import ExpertExchange
 from openk2.model.moe import Experts, MoE
 from openk2.model.transformer import Transformer
 from openk2.optim.distributed import local
-from openk2.quant.int4 import fake_quantize
 from openk2.train.packing import Batch
 
 if TYPE_CHECKING:
@@ -174,43 +173,27 @@ def _shard_experts(experts: Experts, mesh: DeviceMesh, data: DeviceMesh, gather:
     _shard(experts, mesh["replica"], gather)
 
 
-def gradients(
-    model: Transformer, batches: Sequence[Batch], own: int, world: World, int4: bool = False
-) -> tuple[float, float]:
+def gradients(model: Transformer, batches: Sequence[Batch], own: int, world: World) -> tuple[float, float]:
     """Add this rank's share to the gradient of the step's mean loss over `own` tokens; returns its share of the loss,
     and of the balance loss, as `Workers.gradients` does.
 
-    All ranks must give equally many batches, as they exchange weights in each. `int4`: the experts are seen as an INT4
-    export would store them, while the gradients go to their masters (straight-through). A rank quantises its own
-    experts once, in place of the masters, which come back before this returns.
+    All ranks must give equally many batches, as they exchange weights in each.
     """
-    experts = [local(p) for e in model.experts() for p in e.parameters(recurse=False)] if int4 else []
-    masters = [p.detach().clone() for p in experts]
-    try:
-        _copy_(experts, [fake_quantize(p) if p.numel() else p for p in masters])
-        total, balances = torch.zeros(2, device=world.device)
-        for batch in batches:
-            if not len(batch.rows):  # nothing to learn, but the others exchange weights and tokens with this rank
-                with unobserved(model):
-                    row = torch.ones(1, dtype=torch.long, device=world.device)
-                    (model.loss(batch.ids[:2], Packing([2], world.device), row) * 0.0).backward()
-                continue
-            packing = Packing(batch.lengths, world.device)
-            weight = len(batch.rows) / own
-            loss = model.loss(batch.ids, packing, batch.rows) * weight
-            loss.backward()
-            total += loss.detach()
-            if packing.balance:
-                balances += packing.balance.value.detach() * weight
-        return float(total - balances), float(balances)
-    finally:
-        _copy_(experts, masters)
-
-
-@torch.no_grad()
-def _copy_(to: Sequence[Tensor], values: Sequence[Tensor]) -> None:
-    for tensor, value in zip(to, values, strict=True):
-        tensor.copy_(value)
+    total, balances = torch.zeros(2, device=world.device)
+    for batch in batches:
+        if not len(batch.rows):  # nothing to learn, but the others exchange weights and tokens with this rank
+            with unobserved(model):
+                row = torch.ones(1, dtype=torch.long, device=world.device)
+                (model.loss(batch.ids[:2], Packing([2], world.device), row) * 0.0).backward()
+            continue
+        packing = Packing(batch.lengths, world.device)
+        weight = len(batch.rows) / own
+        loss = model.loss(batch.ids, packing, batch.rows) * weight
+        loss.backward()
+        total += loss.detach()
+        if packing.balance:
+            balances += packing.balance.value.detach() * weight
+    return float(total - balances), float(balances)
 
 
 @contextlib.contextmanager

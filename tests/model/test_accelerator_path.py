@@ -15,7 +15,7 @@ from openk2.model import flex
 from openk2.model.attention import Packing
 from openk2.model.config import ModelConfig
 from openk2.model.transformer import Transformer
-from openk2.quant.int4 import fake_quantize
+from openk2.train.int4 import rounded
 
 CONFIG = dataclasses.replace(
     ModelConfig.from_depth(3, vocab_size=64), q_lora_rank=32, num_experts_per_tok=3, first_k_dense_replace=1,
@@ -45,13 +45,12 @@ def _step() -> dict[str, Tensor]:
     model = Transformer(CONFIG, torch.float32)
     model.initialise(2)
     model.alpha = 0.01
-    for experts in model.experts():
-        experts.override = tuple(fake_quantize(p.detach()) for p in experts.parameters())  # type: ignore[assignment]
     for attention in model.attentions():
         attention.track_logits = True
     packing = Packing(LENGTHS)
-    loss = model.loss(IDS, packing, ROWS)
-    loss.backward()
+    with rounded(model.experts()):
+        loss = model.loss(IDS, packing, ROWS)
+        loss.backward()
     found = {"groups": torch.tensor(len(packing.groups))}
     found |= {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
     found |= {f"logits {i}": m.max_logits for i, m in enumerate(model.attentions()) if m.max_logits is not None}

@@ -1,4 +1,4 @@
-"""Grouped products of the experts against the CPU path: outputs, gradients, INT4 values, experts without a token."""
+"""Grouped products of the experts against the CPU path: outputs, gradients, experts without a token."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from torch import Tensor
 from openk2.model import grouped
 from openk2.model.config import ModelConfig
 from openk2.model.moe import Experts
-from openk2.quant.int4 import fake_quantize
 
 CONFIG = dataclasses.replace(ModelConfig.from_depth(4), n_routed_experts=6, num_experts_per_tok=3)
 NAMES = ("gate_proj", "up_proj", "down_proj")
@@ -44,7 +43,7 @@ def _both(experts: Experts, tokens: tuple[Tensor, Tensor, Tensor], dtype: torch.
             out, counts = experts(x.to(dtype), index, weights)
         else:
             stacks = (getattr(experts, name) for name in NAMES)
-            out, counts = grouped.routed(x.to(dtype), index, weights, *stacks, experts.override)  # type: ignore[arg-type]
+            out, counts = grouped.routed(x.to(dtype), index, weights, *stacks)
         (out.float() * weight).sum().backward()
         grads = [x.grad, weights.grad, *(p.grad for p in experts.parameters())]
         assert all(g is not None and (g.dtype == torch.float32) for g in grads)
@@ -54,12 +53,8 @@ def _both(experts: Experts, tokens: tuple[Tensor, Tensor, Tensor], dtype: torch.
 
 @pytest.mark.parametrize("kind", ["even", "skewed"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("int4", [False, True])
-def test_outputs_and_gradients_are_those_of_the_cpu_path(kind: str, dtype: torch.dtype, int4: bool) -> None:
-    experts = _experts()
-    if int4:
-        experts.override = tuple(fake_quantize(getattr(experts, name).detach()) for name in NAMES)  # type: ignore[assignment]
-    mine, other = _both(experts, _tokens(150, kind), dtype)
+def test_outputs_and_gradients_are_those_of_the_cpu_path(kind: str, dtype: torch.dtype) -> None:
+    mine, other = _both(_experts(), _tokens(150, kind), dtype)
     assert torch.equal(mine[1], other[1]) and int(mine[1].sum()) == 450
     if kind == "skewed":
         assert mine[1].tolist() == [150, 0, 150, 0, 0, 150]

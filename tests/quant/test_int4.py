@@ -119,17 +119,16 @@ def test_loss_of_the_export_is_that_of_the_forward_pass(tmp_path: Path) -> None:
     from openk2.model.transformer import Transformer
     from openk2.train.checkpoint import initial_weights
     from openk2.train.export import export
-    from openk2.train.loop import quantise_experts
+    from openk2.train.int4 import rounded
 
     config, tensors, folder = tiny(tmp_path)
     model = Transformer(config, torch.float32)
     model.load_tensors(tensors)
     ids, packing, rows = torch.arange(3, 60), Packing([30, 27]), torch.tensor([1, 5, 29, 31, 56])
     masters = model.loss(ids, packing, rows).item()
-    for experts in model.experts():
-        quantise_experts(experts)
-    seen = model.loss(ids, packing, rows).item()
-    assert seen != masters
+    with rounded(model.experts()):
+        seen = model.loss(ids, packing, rows).item()
+    assert seen != masters and masters == model.loss(ids, packing, rows).item()
     exported = Transformer(config, torch.float32)
     exported.load_tensors(initial_weights(folder)[1])
     assert exported.loss(ids, packing, rows).item() == seen
@@ -142,18 +141,16 @@ def test_engine_and_training_forward_agree_on_the_export(tmp_path: Path) -> None
     from openk2.engine import Engine
     from openk2.model.attention import Packing
     from openk2.model.transformer import Transformer
+    from openk2.train.int4 import rounded
 
     config, tensors, folder = tiny(tmp_path)
     model = Transformer(config, torch.float32)
     model.load_tensors(tensors)
-    for experts in model.experts():
-        experts.override = tuple(  # type: ignore[assignment]
-            fake_quantize(p) for p in (experts.gate_proj, experts.up_proj, experts.down_proj)
-        )
     ids = list(range(3, 40))
     session = Engine.load(folder).session()
     session.append(ids)
-    expected = model(torch.tensor(ids), Packing([len(ids)]))[-1].detach().numpy()
+    with rounded(model.experts()):
+        expected = model(torch.tensor(ids), Packing([len(ids)]))[-1].detach().numpy()
     assert np.abs(np.asarray(session.logits) - expected).max() < 1e-4
 
 

@@ -21,7 +21,7 @@ from openk2.optim.distributed import clip_gradients_, local, sharded
 from openk2.optim.muon import MuonAdamW, parameter_groups
 from openk2.optim.qk_clip import qk_clip_all_
 from openk2.train.estimate import Layout, states
-from openk2.train.loop import quantise_experts
+from openk2.train.int4 import rounded
 from openk2.train.packing import Batch
 from openk2.train.parallel import World, balance, gradients, held, parallelise
 from openk2.train.samples import greedy
@@ -66,15 +66,11 @@ def learn(world: World, experts: int = 1, recompute: int = 0) -> dict[str, Any]:
         batch = parts(step)
         own = sum(len(b.rows) for b in batch)
         int4 = step == 0  # later a rounding may fall elsewhere
-        if world.size > 1:
-            loss = gradients(model, batch[world.rank :: world.size], own, world, int4)
-        else:
-            for stacks in model.experts():
-                if int4:
-                    quantise_experts(stacks)
-                else:
-                    stacks.override = None
-            loss = Workers(1).gradients(model, batch, own)
+        with rounded(model.experts() if int4 else ()):
+            if world.size > 1:
+                loss = gradients(model, batch[world.rank :: world.size], own, world)
+            else:
+                loss = Workers(1).gradients(model, batch, own)
         seen["losses"] += world.sum(torch.tensor(loss)).tolist()  # and the balance loss
         seen["norms"].append(float(clip_gradients_(model.parameters(), 0.5, world.sum)))
         optimizer.step()
