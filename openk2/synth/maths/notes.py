@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from openk2.synth.maths.constants import TENS, WORDS
 
 _FIGURE = re.compile(r"\d[\d,]*(?:\.\d+)?|\.\d+")
-_COUNTS = re.compile(rf"\b(?:{'|'.join([*WORDS, *TENS, 'first', 'second', 'third'])})s?\b", re.IGNORECASE)
+_COUNTS = re.compile(rf"\b(?:{'|'.join([*WORDS, *TENS])})s?\b", re.IGNORECASE)
 _HOLE = re.compile(r"\{([^{}]+)\}")
 
 
