@@ -355,20 +355,41 @@ def provide(claim: c.Effect, s: Situation) -> None:
 
 
 def look_for(claim: c.Lists | c.Computes, s: Situation) -> None:
-    """Filters that some record passes, as a rule: of each the value that a record has, or near it."""
-    rows = list(s.table(claim.entity).values())
-    for arg, field, op in claim.filters:
-        values = [r[field] for r in rows if r[field] is not None]
-        if arg not in s.args or not values or s.rng.random() < 0.2:
+    """Two records that pass all filters, if only just, and for each filter one like them that fails this one alone."""
+    args, entity = s.args, claim.entity
+    kept = {name for guard in s.tool.claims if isinstance(guard, c.Guard) for name in vars(guard).values() if name}
+    mine = {claim.mine: s.state.me["id"]} if isinstance(claim, c.Lists) and claim.mine else {}
+    given = [f for f in claim.filters if f[0] in args]
+    if not (given or claim.fixed or mine):
+        return
+    wanted = {field: args[arg] for arg, field, op in given if arg in kept and op == "=="}
+    record = s.add(entity, **wanted | dict(claim.fixed) | mine)
+    fails = [(field, _another(s, entity, field, value)) for field, value in (*claim.fixed, *mine.items())]
+    for arg, field, op in given:
+        if record[field] is None:
+            record = s.put(entity, record, **{field: _another(s, entity, field, None)})
+        value = record[field]
+        if arg in kept or value is None:
             continue
-        value = s.rng.choice(values)
+        other = _another(s, entity, field, value) if field != "id" else None
         if op == "in":
-            s.args[arg] = [value, *s.args[arg][1:]]
+            args[arg] = [value, *(v for v in args[arg][1:] if v != other)]
         elif op == "has":
-            start = s.rng.randrange(len(value)) if value else 0
-            s.args[arg] = value[start : start + s.rng.randint(1, 5)].upper() or value
+            at = s.rng.randrange(len(value))
+            args[arg] = value[at : at + s.rng.randint(3, 6)].swapcase()
         else:
-            s.args[arg] = value
+            args[arg] = value
+        fails.append((field, other if op in ("==", "in", "has") else value + (1 if op == "<=" else -1)))
+    inside = {">=": 1, "<=": -1}
+    like = {name: record[name] + inside[op] if op in inside else record[name] for _, name, op in given}
+    twin = s.add(entity, **{n: v for n, v in like.items() if n != "id"} | dict(claim.fixed) | mine)
+    for arg, _, _ in [f for f in given if f[1:] == ("id", "in")]:
+        args[arg] = [*args[arg], twin["id"]]
+    for field, value in fails:
+        s.add(
+            entity,
+            **{name: v for name, v in record.items() if name != "id"} | ({} if field == "id" else {field: value}),
+        )
 
 
 def _another(s: Situation, entity: str, field: str, value: Any) -> Any:

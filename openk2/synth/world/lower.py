@@ -23,7 +23,7 @@ def lower(tool: Tool) -> t.Program:
         if output is not None:
             raise ValueError(f"{tool.name}: {claim} stands after the output")
         if isinstance(claim, c.Shown):
-            output = _shown(claim, made)
+            output = _shown(claim, made, {p.name for p in tool.params if p.required})
             continue
         if isinstance(claim, c.Guard) and changed:
             raise ValueError(f"{tool.name}: the guard {claim} stands after an effect")
@@ -258,17 +258,18 @@ def _values(args: c.Pairs, values: c.Values, mine: str, stamp: str) -> tuple[tup
     return tuple(out)
 
 
-def _where(filters: c.Filters, fixed: c.Values, mine: str = "") -> t.Cond:
+def _where(filters: c.Filters, required: set[str], fixed: c.Values, mine: str = "") -> t.Cond:
     conds: list[t.Cond] = []
     for arg, field, op in filters:
-        conds.append(t.Any_((t.Not(t.Given(arg)), t.Test(cast("t.Operator", op), _it(field), t.Arg(arg)))))
+        fits = t.Test(cast("t.Operator", op), _it(field), t.Arg(arg))
+        conds.append(fits if arg in required else t.Any_((t.Not(t.Given(arg)), fits)))
     conds += [t.Test("==", _it(field), t.Const(value)) for field, value in fixed]
     if mine:
         conds.append(t.Test("==", _it(mine), t.Me("id")))
     return t.All(tuple(conds))
 
 
-def _shown(claim: c.Shown, made: str) -> t.Output:
+def _shown(claim: c.Shown, made: str, required: set[str]) -> t.Output:
     match claim:
         case c.Shows(_, id_arg, fields):
             return t.GiveRecord(bound(id_arg) if id_arg else made, fields)
@@ -280,9 +281,9 @@ def _shown(claim: c.Shown, made: str) -> t.Output:
             )
             by: t.Expr = t.Or(t.Arg(sort_arg), t.Const(sort)) if sort_arg else t.Const(sort)
             down = t.Test("==", t.Arg(order_arg), t.Const("descending")) if order_arg else t.YES if descending else t.NO
-            return t.GiveList(entity, _where(filters, fixed, mine), fields, by, down, offset, limit)
+            return t.GiveList(entity, _where(filters, required, fixed, mine), fields, by, down, offset, limit)
         case c.Computes(how, entity, field, filters, fixed):
-            where = _where(filters, fixed)
+            where = _where(filters, required, fixed)
             value: t.Expr = t.Count(entity, where) if how == "count" else t.Total(_how(how), entity, field, where)
             return t.Give((("value", value),))
 

@@ -240,7 +240,7 @@ def _list(draft: Draft, operation: Operation) -> bool:
     sort = draft.rng.choice(numbers).name if numbers and draft.chance(0.5) else "id"
     state = draft.state(entity)
     first = tuple(draft.fields[entity])[: draft.rng.randint(3, 7)]
-    shown = tuple(dict.fromkeys((*first, *([state.name] if state else []))))
+    shown = first if state is None or state.name in first else (*first, state.name)
     real = {slot.name for slot in operation.inputs}
     more, by, way = order(
         draft, entity, bool(real & {"sort_by", "order_by", "sort"}) or draft.chance(0.15),
