@@ -142,7 +142,7 @@ def shapes_picture(data: dict[str, list[Record]], picture: Path) -> None:
         sizes = [len(record["tools"]) for record in data[name]]
         over = 100 * sum(n >= 50 for n in sizes) / len(sizes)
         offered.hist(sizes, bins=range(0, 205, 5), histtype="step", color=COLOURS[name],
-                     weights=[1 / len(sizes)] * len(sizes), label=f"{name} ({over:.0f}% with 50 and more)")  # fmt: skip
+                     weights=[1 / len(sizes)] * len(sizes), label=f"{name} ({over:.0f}%: 50+)")  # fmt: skip
     offered.set(xlabel="tools offered", ylabel="share of dialogues")
     used = Counter(name.split("_")[0] for record in data["dialogues"] for name in calls(record))
     top = used.most_common(24)[::-1]
