@@ -1,11 +1,11 @@
 """Two pictures of training data: how many of its words are new, and how long it is; docs/data.md shows them.
 
-.venv/bin/python runs/data_pictures.py DIALOGUES MATHS SEARCH PICTURES
+.venv/bin/python runs/data_pictures.py DIALOGUES LONG MATHS SEARCH PICTURES
 
-The first three are folders of shards (`k2 synth dialogues`, `maths`, `search`). Distinct-n is the share of n-grams of
-words that are different ones (Li et al. 2016, arXiv:1510.03055), over the first 10, 30, 100, ... records. The dashed
-lines leave out what is drawn from lists: every id, number, quoted title and invented name is one word there, so that
-they show the wordings alone.
+The first four are folders of shards: of `k2 synth dialogues`, of the same with its dials turned up, of `maths`, of
+`search`. Distinct-n is the share of n-grams of words that are different ones (Li et al. 2016, arXiv:1510.03055), over
+the first 10, 30, 100, ... records. The dashed lines leave out what is drawn from lists: every id, number, quoted title
+and invented name is one word there, so that they show the wordings alone.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ Record = dict[str, Any]
 ORDERS = (1, 2, 3, 4)
 MOST = 10_000  # records that are read of each kind
 TOKENISED = 2_000
-COLOURS = {"dialogues": "#2a6fbb", "maths": "#c8553d", "search": "#3d8b5f"}
+NAMES = ("dialogues", "long dialogues", "maths", "search")
+COLOURS = {"dialogues": "#2a6fbb", "long dialogues": "#8f5fb0", "maths": "#c8553d", "search": "#3d8b5f"}
 _DRAWN = re.compile(
     r"“[^”]*”|\b[a-z]{1,4}-[0-9a-f]{6}\b|\b[a-z]+-[a-z]+-\d+\b|\d+(?:[,.:_]\d+)*|(?<=[a-z,;] )[A-Z][\w'-]+"
 )
@@ -69,6 +70,7 @@ def words_picture(data: dict[str, list[Record]], picture: Path) -> None:
     import matplotlib.pyplot as plt
 
     speakers = ("users", "thoughts", "answers")
+    data = {name: records for name, records in data.items() if name != "long dialogues"}
     figure, panels = plt.subplots(
         len(data), 3, figsize=(9, 2.7 * len(data)), sharex=True, sharey=True, layout="constrained"
     )
@@ -126,21 +128,22 @@ def shapes_picture(data: dict[str, list[Record]], picture: Path) -> None:
             bins = np.geomspace(max(min(values), 1), max(values) + 1, 30)
             panel.hist(values, bins=bins, histtype="step", color=COLOURS[name], weights=[1 / len(values)] * len(values),
                        label=f"{name} (median {np.median(values):,.0f})")  # fmt: skip
-        counts = Counter(len(calls(record)) for record in records)
-        steps = sorted(counts)
-        called.plot(steps, [counts[n] / len(records) for n in steps], ".-", color=COLOURS[name], markersize=4,
-                    linewidth=0.8, label=f"{name} (most {max(steps)})")  # fmt: skip
+        counts = sorted(len(calls(record)) for record in records)
+        called.plot(counts, 1 - np.arange(len(counts)) / len(counts), color=COLOURS[name], drawstyle="steps-post",
+                    label=f"{name} (median {np.median(counts):.0f}, most {counts[-1]})")  # fmt: skip
     for panel in (tokens, own):
         panel.set(xscale="log", ylabel="share of records")
         panel.xaxis.set_minor_formatter(NullFormatter())
-        panel.set_ylim(top=1.45 * panel.get_ylim()[1])
+        panel.set_ylim(top=1.6 * panel.get_ylim()[1])
     tokens.set(xlabel="tokens of a record, tools declared")
     own.set(xlabel="tokens that the agent writes")
-    called.set(xscale="log", yscale="log", xlabel="calls of a record", ylabel="share of records")
-    sizes = [len(record["tools"]) for record in data["dialogues"]]
-    offered.hist(sizes, bins=np.arange(min(sizes), max(sizes) + 2) - 0.5, color=COLOURS["dialogues"])
-    over = 100 * sum(n >= 50 for n in sizes) / len(sizes)
-    offered.set(xlabel=f"tools offered ({over:.1f}% with 50 and more)", ylabel="dialogues")
+    called.set(xscale="log", yscale="log", xlabel="calls of a record", ylabel="share with so many or more")
+    for name in NAMES[:2]:
+        sizes = [len(record["tools"]) for record in data[name]]
+        over = 100 * sum(n >= 50 for n in sizes) / len(sizes)
+        offered.hist(sizes, bins=range(0, 205, 5), histtype="step", color=COLOURS[name],
+                     weights=[1 / len(sizes)] * len(sizes), label=f"{name} ({over:.0f}%: 50+)")  # fmt: skip
+    offered.set(xlabel="tools offered", ylabel="share of dialogues")
     used = Counter(name.split("_")[0] for record in data["dialogues"] for name in calls(record))
     top = used.most_common(24)[::-1]
     verbs.barh([verb for verb, _ in top], [100 * n / used.total() for _, n in top], color=COLOURS["dialogues"])
@@ -152,8 +155,10 @@ def shapes_picture(data: dict[str, list[Record]], picture: Path) -> None:
                color=[COLOURS[name] for name, *_ in bars])  # fmt: skip
     kinds.set(xlabel="% of the records of a source")
     kinds.tick_params(axis="y", labelsize=7)
-    for panel in (tokens, own, called):
-        panel.legend(frameon=False, fontsize=8)
+    called.set_ylim(bottom=1e-5)
+    offered.set_ylim(top=1.35 * offered.get_ylim()[1])
+    for panel in (tokens, own, called, offered):
+        panel.legend(frameon=False, fontsize=8, loc="lower left" if panel is called else "upper right")
     for panel in panels.flat:
         panel.spines[["top", "right"]].set_visible(False)
     figure.savefig(picture, dpi=120)
@@ -169,12 +174,14 @@ def kinds_of(records: list[Record]) -> Counter[str]:
     return out
 
 
-def _errors(record: Record) -> int:
-    return sum(m["role"] == "tool" and m["content"].startswith('{"error"') for m in record["messages"])
+def _recovers(record: Record) -> bool:
+    """More errors than wishes that are declined."""
+    errors = sum(m["role"] == "tool" and m["content"].startswith('{"error"') for m in record["messages"])
+    return errors > sum(check["check"] == "Declines" for check in record.get("proof", {}).get("rubric", ()))
 
 
 HAPPENS = {
-    "goes on after an error": lambda r: r["kind"] == "solve" and _errors(r) > 0,
+    "goes on after an error": _recovers,
     "declines a wish": lambda r: r["kind"] in ("refuse", "mixed"),
     "asks for a missing fact": lambda r: any(
         m["role"] == "assistant" and not m.get("tool_calls") and m["content"].endswith("?") for m in r["messages"]
@@ -184,12 +191,14 @@ HAPPENS = {
 }
 
 
+def read(folders: list[str]) -> dict[str, list[Record]]:
+    return {name: list(islice(read_records(Path(f)), MOST)) for name, f in zip(NAMES, folders, strict=True)}
+
+
 def main() -> None:
-    if len(sys.argv) != 5:
+    if len(sys.argv) != 6:
         raise SystemExit(__doc__)
-    folders, out = sys.argv[1:4], Path(sys.argv[4])
-    names = ("dialogues", "maths", "search")
-    data = {name: list(islice(read_records(Path(f)), MOST)) for name, f in zip(names, folders, strict=True)}
+    data, out = read(sys.argv[1:5]), Path(sys.argv[5])
     for name, records in data.items():
         figures = {who: {n: round(p[-1][1], 4) for n, p in distinct(records, who, True).items()}
                    for who in ("users", "thoughts", "answers")}  # fmt: skip

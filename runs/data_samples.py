@@ -1,8 +1,8 @@
 """Twenty records of training data as a person reads them, drawn by a seed; docs/data-samples.md is its output.
 
-.venv/bin/python runs/data_samples.py DIALOGUES MATHS SEARCH > docs/data-samples.md
+.venv/bin/python runs/data_samples.py DIALOGUES LONG MATHS SEARCH > docs/data-samples.md
 
-The three are folders of shards (`k2 synth dialogues`, `maths`, `search`).
+The four are folders of shards (`k2 synth dialogues`, the same with its dials turned up, `maths`, `search`).
 """
 
 from __future__ import annotations
@@ -11,13 +11,9 @@ import json
 import random
 import sys
 from collections.abc import Callable
-from itertools import islice
-from pathlib import Path
 from typing import Any
 
-from data_pictures import HAPPENS, MOST, calls
-
-from openk2.synth.shards import read_records
+from data_pictures import HAPPENS, calls, read
 
 Record = dict[str, Any]
 SEED = 20261126  # a date, chosen before anything was read
@@ -28,7 +24,7 @@ DRAWN: tuple[tuple[str, str, int, Callable[[Record], bool]], ...] = (
     ("dialogues", "going on after an error", 2, HAPPENS["goes on after an error"]),
     ("dialogues", "an impossible wish", 2, HAPPENS["declines a wish"]),
     ("dialogues", "a missing fact", 2, HAPPENS["asks for a missing fact"]),
-    ("dialogues", "long: of the hundredth with the most calls", 2, lambda r: False),
+    ("long dialogues", "long", 2, lambda r: True),
     ("maths", "any", 4, lambda r: True),
     ("search", "any", 3, lambda r: True),
     ("search", "no answer in the documents", 1, lambda r: r["kind"] == "search-none"),
@@ -88,17 +84,16 @@ def draw(data: dict[str, list[Record]]) -> list[tuple[str, str, Record]]:
     """(source, what was drawn from, record) of twenty different records."""
     rng, out = random.Random(SEED), []
     for source, wanted, count, fits in DRAWN:
-        left = [record for record in data[source] if id(record) not in {id(r) for *_, r in out}]
-        longest = sorted(left, key=lambda r: -len(calls(r)))[: max(count, len(left) // 100)]
-        out += [(source, wanted, r) for r in rng.sample([r for r in left if fits(r)] or longest, count)]
+        taken = {id(record) for *_, record in out}
+        left = [record for record in data[source] if fits(record) and id(record) not in taken]
+        out += [(source, wanted, record) for record in rng.sample(left, count)]
     return out
 
 
 def main() -> None:
-    if len(sys.argv) != 4:
+    if len(sys.argv) != 5:
         raise SystemExit(__doc__)
-    names = ("dialogues", "maths", "search")
-    data = {name: list(islice(read_records(Path(f)), MOST)) for name, f in zip(names, sys.argv[1:], strict=True)}
+    data = read(sys.argv[1:])
     parts = ", ".join(f"{len(records):,} {name}" for name, records in data.items())
     print(
         f"# Twenty samples\n\nDrawn by the seed {SEED} from {parts}, not chosen (`runs/data_samples.py`). "

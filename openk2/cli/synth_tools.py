@@ -54,7 +54,7 @@ def tools(out: Path, data: Path | None, seed: int, show: str | None) -> None:
 @worlds_option
 @synth_orders.order_options
 @click.option("--dial", multiple=True, metavar="NAME=VALUE", help="How hard tasks are: goals, crowd, beside (FROM,TO), "
-              "depth, tools, private, impossible, ask, each, corrected, faults (chances).")  # fmt: skip
+              "depth, tools, private, impossible, ask, each, corrected, faults, long (chances).")  # fmt: skip
 @synth_model.model_options
 def dialogues(
     worlds: Path, out: Path | None, count: int, seed: int, size: int, workers: int, ray: bool, dial: tuple[str, ...],

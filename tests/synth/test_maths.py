@@ -132,6 +132,9 @@ def test_what_holds_between_the_numbers_holds_again() -> None:
         "24*7 = <<24*7=168>>168\n16*9 = <<16*9=144>>144\n168+144 = <<168+144=312>>312\n#### 312",
     )
     assert draws and all(total == girls + boys for total, girls, boys, *_ in draws)
+    draws = _draws("An inn has 18 guests: six in huts, seven in tents, five in cars. Each pays $20. How much in all?",
+                   "18*20 = <<18*20=360>>360\n#### 360")  # fmt: skip
+    assert draws and {guests for guests, _ in draws} == {18}  # what the words make up
     draws = _draws(
         "One runner takes 42 minutes for 7 miles, the other 30 for 10 miles. How much longer does the slower one take "
         "for a mile?",
@@ -185,7 +188,7 @@ def test_both_sources_are_lifted_and_held_out_by_skeleton_and_fold() -> None:
     found = [p for _, p in load(Path(DATA) / "gsm8k_train.jsonl")]
     programs = [p for p in found if isinstance(p, Program)]
     assert len(programs) >= 0.9 * len(found)
-    drawn_from = [*gsm8k_programs(Path(DATA)), *mawps_programs(Path(DATA))]
+    drawn_from = [*gsm8k_programs(Path(DATA), found), *mawps_programs(Path(DATA))]
     assert len(drawn_from) >= 6000
     training = [p for p in drawn_from if trained_on(p)]
     held = {p.skeleton() for p in drawn_from if p.fold != MAWPS_FOLD} - {p.skeleton() for p in training}

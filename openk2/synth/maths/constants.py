@@ -120,7 +120,7 @@ _IMPLIED = tuple(
         r"april|june|september|november": (30,),
         r"february": (28,),
         r"legs?|dogs?|cats?|horses?|cars?|wheels?|square|walls?|tires?": (4,),
-        r"rectang\w+|borders?": (2,),
+        r"rectang\w+|borders?|corners?": (2, 4),
         r"spiders?|octop\w+": (8,),
         r"feet|foot|inch(?:es)?": (12, 3),
         r"yards?": (3, 36),
@@ -133,12 +133,17 @@ _IMPLIED = tuple(
 )
 
 
+def in_words(question: str) -> list[float]:
+    """The numbers that a question has as words, each as often as it has it; "half" and "twice" are 2."""
+    return [float(_SAID[word]) for word in _SAID_WORD.findall(question.lower())]
+
+
 def explained(question: str) -> set[float]:
     """Values that the question has other than as numbers of its own: in words, fractions, times, parts of words."""
     lower = question.lower()
     plain = NUMBER.sub(" ", lower)
     out = {float(d) for d in re.findall(r"\d+(?:\.\d+)?", plain)}
-    out |= {float(_SAID[word]) for word in _SAID_WORD.findall(lower)}
+    out |= set(in_words(question))
     out |= {float(v) for words, values in _IMPLIED if words.search(lower) for v in values}
     fractions = re.findall(r"\b(\d+)/(\d+)\b", lower)
     return (

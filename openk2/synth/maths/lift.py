@@ -98,12 +98,13 @@ class _Lifter:
         problem = ""
 
         fraction = {float(n) for pair in _FRACTION.findall(expression) if int(pair[0]) < int(pair[1]) for n in pair}
+        summands = {float(n) for n in re.findall(r"(?:^|[+-]) *(\d+) *(?=$|[+-])", expression)}
         shares = re.search(r"100|0?\.01|%", expression) is not None
 
         def operand(match: re.Match[str]) -> str:
             nonlocal problem
             value = float(match[0])
-            form = self._operand(value, values.count(value), value in fraction, shares)
+            form = self._operand(value, values.count(value), value in fraction, value in summands, shares)
             if not form:
                 problem = problem or f"an operand from nowhere: {match[0]}"
             self._meant[-1].append((value, form))
@@ -121,6 +122,9 @@ class _Lifter:
         step may rest on it unseen.
         """
         told = " ".join(self.steps)
+        for i, number in enumerate(self.numbers):
+            if 2 <= number <= 6 and len(re.findall(rf"\bp{i}\b", told)) > self.told[number]:
+                self.pinned.add(i)  # used more often than told: once it may be the corners of a rectangle
         self.pinned |= self._behind(i for i in range(len(self.steps) - 1) if not re.search(rf"\br{i}\b", told))
         for i, number in enumerate(self.numbers):
             if number > 1 and -1 - i not in self._used:
@@ -137,10 +141,11 @@ class _Lifter:
         told = [(n, f"p{i}") for i, n in enumerate(self.numbers)] + [(n, f"r{i}") for i, n in enumerate(self.results)]
         return own + [pair for pair in told if pair[0] not in {value for value, _ in own}]
 
-    def _operand(self, value: float, times: int, fraction: bool, shares: bool) -> str:
+    def _operand(self, value: float, times: int, fraction: bool, summand: bool, shares: bool) -> str:
         """What an operand stands for; nothing where it comes from nowhere.
 
-        times: how often its step has it. fraction: it is a part of one. shares: the step reckons in hundredths.
+        times: how often its step has it. fraction, summand: it is part of one, is one, so converts nothing. shares:
+        the step reckons in hundredths.
         """
         before = [i for i in range(len(self.results)) if self.results[i] == value]
         free = [i for i in before if i not in self._used]
@@ -169,7 +174,7 @@ class _Lifter:
                 return form
         if hundredth := self._hundredth(value):
             return hundredth
-        if not (value in self.fixed or conversion or (known and value <= 1)):
+        if not (value in self.fixed or (conversion and not summand) or (known and value <= 1)):
             makers = self._makers(value)
             if not makers and not known and value not in range(2, 13):
                 return ""
@@ -194,10 +199,11 @@ class _Lifter:
         out: set[int] = set()
         for n, rests in known:
             near = abs(value - n) == 1 or value == 100 - n or (n > 1 and value * n in CONVERSIONS)
+            near = near or any(value == n // c for c in CONVERSIONS)  # whole weeks, whole hundreds
             if near or any(value * k == n or value == n * k for k in (2, 3, 4, 5, 6, 10)):
                 out |= rests
         for (a, a_rests), (b, b_rests) in itertools.combinations(known, 2):
-            if value in (a + b, a * b, abs(a - b)) or value * a == b or value * b == a:
+            if value in (a + b, a * b, abs(a - b)) or (a and value == b // a) or (b and value == a // b):
                 out |= a_rests | b_rests
         return out
 

@@ -47,13 +47,19 @@ class Seen:
 
     def add(self, text: str) -> None:
         self.ids.update(_ID.findall(text))
-        for figure in _DIGITS.findall(text.replace(",", "")):
-            if figure in self._figures:
-                continue
+        for figure in set(_DIGITS.findall(text.replace(",", ""))) - self._figures:
             self._figures.add(figure)
             if 3 <= len(figure) <= 6 and figure.isdigit():
                 minutes = int(figure)
                 self._parts |= {minutes // 1440, minutes % 1440 // 60, minutes % 60}
+
+    def worked_out(self, value: Any) -> None:
+        """Figures that the agent gives to a tool."""
+        if isinstance(value, dict | list):
+            for part in value.values() if isinstance(value, dict) else value:
+                self.worked_out(part)
+        elif isinstance(value, int):
+            self._figures.add(str(value))
 
     def figure(self, number: str) -> bool:
         """It was seen as it is, or as the cents or the minutes of which it is the spoken form."""
@@ -100,7 +106,9 @@ class Dialogue:
     @classmethod
     def of_task(cls, world: World, task: Task, fault: Fault | None = None) -> Dialogue:
         """The task's dialogue, before the agent has said anything."""
-        origin = {"world": task.world.name, "world_seed": task.world.seed, "seed": task.seed}
+        main = world.main if isinstance(world, Office) else world
+        origin: dict[str, Any] = {"world": task.world.name, "world_seed": task.world.seed, "seed": task.seed}
+        origin["start"] = {"first": task.first} | task.plan.start.changes_from(_first(main, task.first))
         if isinstance(world, Office):
             origin["beside"] = [other.spec.name for other in world.beside]
         return cls(world, task.plan.start, task.system, task.tools, task.user(), task.rubric, fault, origin)
@@ -115,7 +123,7 @@ class Dialogue:
         faults = iter(proof["faults"])
         tools = [spec["function"]["name"] for spec in record["tools"]]
         return cls(
-            world, State.from_json(world.spec, proof["start"]), record["messages"][0]["content"], tools,
+            world, start_of(record, world), record["messages"][0]["content"], tools,
             User.from_json(proof["user"]), r.from_json(proof["rubric"]), lambda tool, args: next(faults, None),
         )  # fmt: skip
 
@@ -166,7 +174,7 @@ class Dialogue:
         ]
         result = self.world.call(name, arguments)
         self.calls += 1
-        self.seen.add(json.dumps([v for v in arguments.values() if not isinstance(v, str)]))  # worked out
+        self.seen.worked_out(arguments)
         ok, changes = "error" not in result, not self.world.tools[name].reads
         self.done += ok and changes
         if changes:
@@ -216,10 +224,22 @@ class Dialogue:
             "messages": [m.to_json() for m in self.messages],
             "tools": [spec.to_wire() for spec in self.specs],
             "proof": self.origin | {
-                "start": self.start.to_json(), "user": self.user.to_json(), "rubric": r.to_json(self.rubric),
+                "user": self.user.to_json(), "rubric": r.to_json(self.rubric),
                 "faults": self.faults, "calls": self.calls,
             } | more,
         }  # fmt: skip
+
+
+def start_of(record: Trajectory, world: World) -> State:
+    """The state in which a record starts. Raises KeyError or TypeError for a record that is none."""
+    data = record["proof"]["start"]
+    return _first(world.main if isinstance(world, Office) else world, data["first"]).changed(data)
+
+
+def _first(world: World, first: int) -> State:
+    twin = copy.copy(world)
+    twin.reset(first)
+    return twin.state
 
 
 def seeded_faults(

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 
 from openk2.errors import UserError
+
+LONGEST = 12  # times as long
 
 
 @dataclass(frozen=True)
@@ -16,7 +19,7 @@ class Dials:
     dialogue comes from it (a call a record), as from the goals. `beside`: other services whose tools the agent has.
     Chances: `private`, that a value is kept back until asked; `impossible`, `ask`, `each`, that a wish must be refused,
     is a question, is for each of some records; `corrected`, that a user says something wrong first; `faults`, that a
-    service is busy when it is called.
+    service is busy when it is called; `long`, that a task is several times as long as the spans say.
     """
 
     goals: tuple[int, int] = (1, 3)
@@ -30,6 +33,15 @@ class Dials:
     each: float = 0.08
     corrected: float = 0.08
     faults: float = 0.08
+    long: float = 0.01
+
+    def stretched(self, rng: random.Random) -> Dials:
+        """For one task: with a small chance, with several times as many goals, and records to each."""
+        if rng.random() >= self.long:
+            return self
+        times = rng.randint(2, LONGEST)
+        (least, most), (few, many) = self.goals, self.crowd
+        return replace(self, goals=(least * times, most * times), crowd=(few, many * times))
 
     def turned(self, settings: Iterable[str]) -> Dials:
         """With `NAME=VALUE` settings: a number, or FROM,TO for a span. Raises UserError for what is no dial's value."""

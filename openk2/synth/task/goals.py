@@ -147,7 +147,7 @@ class Maker:
 
     def _before(self, s: Situation, calls: list[Call]) -> Call | None:
         """A call that brings the record of the first call into the state it must have, of which the situation takes it
-        out, and in which none of the calls is possible.
+        out, and in which none of the calls is possible, nor done already.
         """
         call, chain = calls[0], [self.world.tools[call.tool] for call in calls]
         tool = chain[0]
@@ -155,11 +155,12 @@ class Maker:
             if not isinstance(claim, c.InState):
                 continue
             key = call.args[claim.id_arg]
-            open_ = {v for t in chain for x in t.claims if isinstance(x, c.InState) and x.field == claim.field
-                     for v in x.allowed}  # fmt: skip
+            same = [x for t in chain for x in t.claims if isinstance(x, c.InState) and x.field == claim.field]
+            ends = [x for t in chain for x in t.claims if isinstance(x, c.Sets) and x.entity == claim.entity]
+            done = [*(v for x in same for v in x.allowed), *(dict(x.values).get(claim.field) for x in ends)]
             ways = [w for w in steps(self.spec, tool.name, claim) if w.tool not in chain and w.tool in self.tools]
             for step in self.rng.sample(ways, len(ways)):
-                sources = [value for value in step.sources if value not in open_]
+                sources = [value for value in step.sources if value not in done]
                 if not sources:
                     continue
                 twin = Situation(self.spec, step.tool, s.state, self.rng)

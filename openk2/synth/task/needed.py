@@ -24,7 +24,7 @@ _ALL = "*"
 def idle_goals(world: World, plan: Plan) -> list[int]:
     """Numbers of the goals that have a call which is not needed; the world is left in the plan's end."""
     calls = plan.calls
-    last = _last_writes(world, calls)
+    last = _last_writes(world, plan)
     goal: list[Check] | None = None
     out, at = [], 0
     for number, group in enumerate(plan.goals):
@@ -64,11 +64,13 @@ def _differs(world: World, plan: Plan, after: State, at: int, last: dict[tuple[s
     for entity in world.spec.entities:
         name = entity.name
         mine, theirs = world.state.tables[name], after.tables[name]
-        if entity.hidden or late or mine is theirs or last.get((name, _ALL), -1) > at:
+        if entity.hidden or late or mine is theirs:
             continue
         removals = last.get((name, "-"), -1) > at
         if len(mine) != len(theirs) and not removals:
             return True
+        if last.get((name, _ALL), -1) > at:
+            continue
         stamps = {f.name for f in entity.fields if f.type.kind == "time"}
         old = plan.start.tables[name]
         for key, record in theirs.items():
@@ -82,22 +84,26 @@ def _differs(world: World, plan: Plan, after: State, at: int, last: dict[tuple[s
     return False
 
 
-def _last_writes(world: World, calls: list[Call]) -> dict[tuple[str, str], int]:
-    """The last call that may write (entity, key), any record of (entity, "*"), or remove from (entity, "-")."""
-    return {cell: i for i, call in enumerate(calls) for cell in _writes(world.tools[call.tool], call.args)}
+def _last_writes(world: World, plan: Plan) -> dict[tuple[str, str], int]:
+    """The last call that may write (entity, key), any record of (entity, "*"), or remove a record from (entity, "-")
+    that was not there at the start (one that was is gone at the end, too, or the end differs).
+    """
+    calls = enumerate(plan.calls)
+    return {cell: i for i, call in calls for cell in _writes(world.tools[call.tool], call.args, plan.start)}
 
 
-def _writes(tool: Tool, args: dict[str, Any]) -> Iterator[tuple[str, str]]:
+def _writes(tool: Tool, args: dict[str, Any], start: State) -> Iterator[tuple[str, str]]:
     for claim in tool.claims:
         match claim:
             case c.Sets(entity, id_arg) | c.Adds(entity, id_arg):
                 yield entity, args[id_arg]
             case c.Removes(entity, id_arg):
-                yield from ((entity, args[id_arg]), (entity, "-"))
+                yield from _removed(entity, [args[id_arg]], start)
             case c.RemovesEach(entity, ids_arg):
-                yield from ((entity, key) for key in (*args[ids_arg], "-"))
+                yield from _removed(entity, args[ids_arg], start)
             case c.Absorbs(entity, id_arg, other, _, by):
-                yield from ((entity, args[id_arg]), (entity, args[other]), (entity, "-"))
+                yield entity, args[id_arg]
+                yield from _removed(entity, [args[other]], start)
                 if by:
                     yield by, _ALL
             case c.SetsEach(entity, _, ids_arg) if ids_arg:
@@ -114,3 +120,9 @@ def _writes(tool: Tool, args: dict[str, Any]) -> Iterator[tuple[str, str]]:
                 yield from (("notice", _ALL), ("notice", "-"))
             case c.Undoes():
                 yield _ALL, _ALL
+
+
+def _removed(entity: str, keys: list[str], start: State) -> Iterator[tuple[str, str]]:
+    yield from ((entity, key) for key in keys)
+    if any(key not in start.tables[entity] for key in keys):
+        yield entity, "-"

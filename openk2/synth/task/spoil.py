@@ -14,10 +14,9 @@ from dataclasses import replace
 from typing import Any
 
 from openk2.chat.messages import Message, ToolCall
-from openk2.synth.task.dialogue import Dialogue, Trajectory, rows_of
+from openk2.synth.task.dialogue import Dialogue, Trajectory, rows_of, start_of
 from openk2.synth.task.rubric import Declines, Evidence, States, from_json, reached
 from openk2.synth.world.populate import draw_value
-from openk2.synth.world.state import State
 from openk2.synth.world.world import World
 
 Spoil = Callable[[Trajectory, World, random.Random], Trajectory | None]
@@ -102,7 +101,7 @@ def wrong_argument(record: Trajectory, world: World, rng: random.Random) -> Traj
     if not params:
         return None
     p = rng.choice(params)
-    world.restore(State.from_json(world.spec, record["proof"]["start"]))
+    world.restore(start_of(record, world))
     value = draw_value(p, world.state, rng)
     if value is None or value == arguments[p.name]:
         return None
@@ -132,7 +131,7 @@ def wrong_order(record: Trajectory, world: World, rng: random.Random) -> Traject
 def right_words(record: Trajectory, world: World, rng: random.Random) -> Trajectory | None:
     """A right answer over a wrong state: something more was changed on the way."""
     told = Told(record, world)
-    world.restore(State.from_json(world.spec, record["proof"]["start"]))
+    world.restore(start_of(record, world))
     tools = [t for spec in record["tools"] if not (t := world.tools[spec["function"]["name"]]).reads]
     for tool in rng.sample(tools, len(tools)):
         values = {p.name: draw_value(p, world.state, rng) for p in tool.params if p.required}
@@ -165,7 +164,7 @@ def guessed_id(record: Trajectory, world: World, rng: random.Random) -> Trajecto
     for m in spoiled["messages"]:
         for call in m.get("tool_calls") or ():
             values = json.loads(call["function"]["arguments"]).values()
-            known = {key for table in record["proof"]["start"]["tables"].values() for key in table}
+            known = {key for table in start_of(record, world).tables.values() for key in table}
             if any(isinstance(v, str) and v in known and v not in shown for v in values):
                 return spoiled
         shown += m["content"] if m["role"] != "assistant" else ""

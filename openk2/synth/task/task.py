@@ -44,6 +44,11 @@ class Task:
     finders: dict[str, str]
 
     @property
+    def first(self) -> int:
+        """The seed of the world's first state from which the task's was made."""
+        return self.seed % _STATES
+
+    @property
     def refused(self) -> bool:
         """Whether every wish must be declined."""
         return all(goal.kind == "refuse" for goal in self.plan.goals)
@@ -61,9 +66,9 @@ def draw_task(world: World, seed: int, dials: Dials | None = None) -> Task | Non
 
     In an office the task is about the main world, and the tools of the others are in the agent's hand, too.
     """
-    dials = dials or Dials()
     office, world = world, world.main if isinstance(world, Office) else world
     rng = random.Random(f"openk2 task {world.spec.name} {world.spec.seed} {seed}")
+    dials = (dials or Dials()).stretched(rng)
     world.fault = None
     world.reset(seed % _STATES)
     plan = make_plan(world, rng, dials, lambda plan: _needs_looking(world, plan))

@@ -167,6 +167,28 @@ class State:
         state.now, state.me, state._made, state._salt = data["now"], data["me"], dict(data["made"]), data["salt"]
         return state
 
+    def changes_from(self, first: State) -> Record:
+        """As `to_json`, but only what is different from another state of this world; a record that is gone is None."""
+        tables: dict[str, dict[str, Record | None]] = {}
+        for entity, table in self.tables.items():
+            old = first.tables[entity]
+            if table is not old and table != old:
+                tables[entity] = {k: r for k, r in table.items() if old.get(k) != r} | dict.fromkeys(old.keys() - table)
+        return {"tables": tables, "now": self.now, "me": self.me, "made": self._made}
+
+    def changed(self, data: Record) -> State:
+        """The state of which `changes_from` this one gave `data`. Raises KeyError or TypeError for what is none."""
+        state = self.copy()
+        for entity, records in data["tables"].items():
+            table = state.own(entity)
+            for key, record in records.items():
+                if record is None:
+                    del table[key]
+                else:
+                    table[key] = record
+        state.now, state.me, state._made = data["now"], data["me"], dict(data["made"])
+        return state
+
     def digest(self) -> str:
         """A hash of all records (not of the clock, nor of the order in which they were made)."""
         text = json.dumps(self.tables, sort_keys=True, separators=(",", ":"))
