@@ -13,7 +13,7 @@ from typing import Any
 from openk2.chat.messages import Message, ToolCall
 from openk2.synth.task.dialogue import Dialogue, Trajectory, rows_of, seeded_faults
 from openk2.synth.task.facts import PAGE, getter, label_of, trace_of, version_reader
-from openk2.synth.task.phrases import sentence
+from openk2.synth.task.phrases import listed, sentence
 from openk2.synth.task.plan import Call, Goal
 from openk2.synth.task.task import Task
 from openk2.synth.task.words import Voice, clock, money, plural, said, technical
@@ -135,12 +135,12 @@ class Episode:
             missing = [said(name) for name, _ in wish.private if name not in user.told]
             if not missing:
                 return
-            names = " and ".join(f"the {name}" for name in missing)
+            names = listed([f"the {name}" for name in missing])
+            verb, it = ("is", "it") if len(missing) == 1 else ("are", "they")
             text = self.rng.choice((
-                f"What is {names}?", f"Could you tell me {names}?", f"I still need {names}. What should it be?",
-                f"Before I do that: what is {names}?",
+                f"What {verb} {names}?", f"Could you tell me {names}?", f"I still need {names}. What should {it} be?",
+                f"Before I do that: what {verb} {names}?",
             ))  # fmt: skip
-            verb = "is" if len(missing) == 1 else "are"
             self.say(f"{sentence(f'{names} {verb} not said')} I ask.", text)
 
     def _fulfil(self, goal: Goal) -> tuple[str, str]:
@@ -235,12 +235,14 @@ class Episode:
             rows = [self.call(f"I look at the {said(q.entity)}.", one.name, {one.claims[0].id_arg: q.key})]
         if q.by is not None:
             rows = [row for row in rows if row[q.by[0]] == q.by[1]]
-        answer = self.voice.forms(q, goal.answer)[0]
+        answer, *other = self.voice.forms(q, goal.answer)
+        if q.how == "value" and entity.field(q.field).type.kind == "id" and (goal.answer, answer) not in self.names:
+            answer = other[0] if other else answer  # its name was not shown
         label = label_of(self.task.world, q.entity) or "id"
         names = [f"{row.get(label)}" for row in rows]
-        listed = ", ".join(names[:_NAMED]) + (f" and {len(names) - _NAMED} more" if len(names) > _NAMED else "")
+        some = ", ".join(names[:_NAMED]) + (f" and {len(names) - _NAMED} more" if len(names) > _NAMED else "")
         if q.how == "count":
-            return f"These count: {listed or 'none'}. That makes {answer}.", self._tell(
+            return f"These count: {some or 'none'}. That makes {answer}.", self._tell(
                 f"There {'is' if answer == '1' else 'are'} {answer}", f"The number is {answer}")  # fmt: skip
         kind = entity.field(q.field).type
         if q.how == "sum":
@@ -345,7 +347,7 @@ class Episode:
                                     (f"{record} is there now", f"I have made {record}")))  # fmt: skip
             if not told:
                 return self._tell(f"Done for {record}: {said(tool.name)}")
-            return self._tell(f"Done: {record} has now {told}", f"That worked. {sentence(record)[:-1]} has {told}")
+            return self._tell(f"Done: {record} now has {told}", f"That worked. {sentence(record)[:-1]} has {told}")
         if "value" in result:
             return f"Done: {said(tool.name)}. The count is now {result['value']}."
         return f"Done: {said(tool.name)}. {result.get('total', 0)} records remain in the list."

@@ -64,6 +64,12 @@ def declines(text: str) -> bool:
 
 
 def sentence(text: str) -> str:
-    """With a capital and a full stop."""
-    text = text[:1].upper() + text[1:]
+    """With a capital (but a name with figures, or an address, stays as it is) and a full stop."""
+    if not re.match(r"\S*[\d/]", text):
+        text = text[:1].upper() + text[1:]
     return text if re.search(r"[.?!]$", text) else text + "."
+
+
+def listed(parts: list[str]) -> str:
+    """`a, b and c`."""
+    return parts[0] if len(parts) == 1 else ", ".join(parts[:-1]) + " and " + parts[-1]

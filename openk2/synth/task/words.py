@@ -6,6 +6,7 @@ import random
 from typing import Any
 
 from openk2.synth.task.facts import label_of
+from openk2.synth.task.phrases import listed
 from openk2.synth.task.plan import Question
 from openk2.synth.world import claims as c
 from openk2.synth.world.spec import Tool, WorldSpec
@@ -199,8 +200,8 @@ def _verb_phrase(rng: random.Random, tool: Tool, records: list[str]) -> str:
 
 
 def _joined(rng: random.Random, told: list[str]) -> str:
-    listed = told[0] if len(told) == 1 else ", ".join(told[:-1]) + " and " + told[-1]
-    return rng.choice((f" with {listed}", f": {listed}", f" ({listed})"))
+    all_ = listed(told)
+    return rng.choice((f" with {all_}", f": {all_}", f" ({all_})"))
 
 
 def handbook(spec: WorldSpec, tools: list[Tool]) -> list[str]:
