@@ -55,7 +55,7 @@ _TIED = re.compile(
     r"degrees?|polygon|hexagon\w*|pentagon\w*|octagon\w*|leap year|zodiac|bingo|tic-tac|roman|probability|chance|"
     r"odds|likely|palindrome|o'clock|midnight|noon|a\.m\.?|p\.m\.?|am|pm|touchdowns?|field goals?|three-pointers?|"
     r"free throws?|par|strikes?|decades?|century|centuries|born|Fahrenheit|Celsius|altitude|sea level|carats?|"
-    r"median|mode|range of|percentile|blood|BMI|vertical|horizontal|most|majority|more than half|less than half|"
+    r"median|mode|range of|percentile|density|blood|BMI|vertical|horizontal|most|majority|more than half|less than half|"
     r"light.years?|orbit|planets?|Earth|Mars|moon|Saturn|Jupiter)\b|[\d}]\s?(?:am|pm)\b"
 )
 # Texts about sizes that everybody knows: new numbers stay near.
@@ -67,7 +67,30 @@ _TIGHT = re.compile(
 )
 
 # Rows of GSM8K that a reader found at fault: units or names mixed up, two readings, things that cannot be.
-_FAULTY = frozenset({727, 1110, 1213, 1255, 1972, 2554, 2658, 2931, 3673, 3688, 658, 6153, 6378})
+_FAULTY = frozenset(
+    {
+        566,
+        658,
+        727,
+        1110,
+        1213,
+        1255,
+        1972,
+        2554,
+        2658,
+        2931,
+        3304,
+        3673,
+        3688,
+        3715,
+        5113,
+        5582,
+        5857,
+        6153,
+        6378,
+        7145,
+    }
+)
 _ORDINALS = re.compile(
     r"(?<!-)\b(?:third|fourth|fifth|sixth|seventh|eighth|ninth|tenth)\b(?! of)|\d(?:rd|th)\b", re.IGNORECASE
 )
