@@ -69,7 +69,11 @@ class Library:
         return len(self._lines)
 
     def spec(self, number: int) -> WorldSpec:
-        return from_json(json.loads(self._lines[number]))
+        """Raises UserError for one that this version cannot read."""
+        try:
+            return from_json(json.loads(self._lines[number]))
+        except (KeyError, TypeError, ValueError) as error:
+            raise UserError(f"World {number} cannot be read ({error!r}); make the worlds anew.") from None
 
     def world(self, number: int) -> World:
         if number not in self._open:

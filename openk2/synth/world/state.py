@@ -173,7 +173,8 @@ class State:
         for entity, table in self.tables.items():
             old = first.tables[entity]
             if table is not old and table != old:
-                tables[entity] = {k: r for k, r in table.items() if old.get(k) != r} | dict.fromkeys(old.keys() - table)
+                gone = [k for k in old if k not in table]  # in order: the bytes of a record depend on nothing else
+                tables[entity] = {k: r for k, r in table.items() if old.get(k) != r} | dict.fromkeys(gone)
         return {"tables": tables, "now": self.now, "me": self.me, "made": self._made}
 
     def changed(self, data: Record) -> State:
