@@ -159,12 +159,12 @@ def serve(world: str, worlds: Path, seed: int, task: bool) -> None:
 
 
 @click.command()
-@click.option("--data", type=_FOLDER, envvar="OPENK2_DATA", required=True, help="Folder with gsm8k_train.jsonl.")
+@click.option("--data", type=_FOLDER, envvar="OPENK2_DATA", required=True, help="Folder with the sources.")
 @click.option("--out", type=_FOLDER, required=True, help="File to write, *.jsonl.gz.")
 @click.option("--count", type=click.IntRange(1), default=10_000, show_default=True)
 @click.option("--seed", default=0, show_default=True)
 def maths(data: Path, out: Path, count: int, seed: int) -> None:
-    """Word problems lifted to programs, with new numbers, names and things, each solved by running its program."""
+    """Problems of GSM8K and MAWPS with other numbers, names and things, each solved by running its program."""
     from openk2.synth.maths.problems import write
 
     write(data, out, count, seed, say=click.echo)
