@@ -12,7 +12,7 @@ from openk2.errors import UserError
 from openk2.evals.suites import Material, tasks
 from openk2.synth.maths.lift import lift
 from openk2.synth.maths.mawps import detokenize, infix, load_mawps, tidied
-from openk2.synth.maths.problems import gsm8k_programs, mawps_programs
+from openk2.synth.maths.problems import filled, gsm8k_programs, mawps_programs
 from openk2.synth.maths.program import Program, show, trained_on
 from openk2.synth.maths.short import gsm8k_problem, is_short, mawps_problem
 from openk2.synth.rows import read_rows
@@ -101,3 +101,8 @@ def test_what_is_drawn_anew_is_tidied() -> None:
 def test_the_questions_of_the_held_out_fold_never_change(data: Path) -> None:
     made = list(tasks("mawps-fold0", Material(data, data), 9, 0))
     assert ("Ann buys 3 bags of 40 nuts and eats 7. How many are left?", "113") in {(t.text, t.gold) for t in made}
+
+
+def test_articles_follow_the_numbers() -> None:
+    program = Program("An {0}-month plan, a {1} pack", (18.0, 50.0), (False, False), ("p0+p1",), (68.0,), 0, 0)
+    assert filled(program, program.text, (20.0, 80.0)) == "A 20-month plan, an 80 pack"

@@ -125,6 +125,10 @@ class _Lifter:
         for i, number in enumerate(self.numbers):
             if 2 <= number <= 6 and len(re.findall(rf"\bp{i}\b", told)) > self.told[number]:
                 self.pinned.add(i)  # used more often than told: once it may be the corners of a rectangle
+        for i, number in enumerate(self.numbers):
+            bare = [s for s in self.steps if re.search(rf"\bp{i}\b", s) and not re.search(r"100|\.01", s)]
+            if self.slots[number] and bare:
+                self.pinned.add(i)  # a tenth taken as `40/10`: right for 10% alone
         self.pinned |= self._behind(i for i in range(len(self.steps) - 1) if not re.search(rf"\br{i}\b", told))
         for i, number in enumerate(self.numbers):
             if number > 1 and -1 - i not in self._used:

@@ -16,7 +16,9 @@ from openk2.synth.maths.program import Program, solve
 from openk2.synth.rows import read_rows
 from openk2.tools.base import ToolError
 
-_BROKEN = re.compile(r"\b(?:is|are|does)\?$|how much cups|^There school|seats on each school bus", re.IGNORECASE)
+_BROKEN = re.compile(
+    r"\b(?:is|are|does)\?$|how much cups|^There school|seats on each school bus|each additional", re.IGNORECASE
+)
 _UNITS = frozenset("day dollar gallon mile hour pound cup quart pint liter meter yard minute week month".split())
 
 

@@ -94,7 +94,14 @@ def _stated(
 
 def filled(program: Program, text: str, numbers: Sequence[float], called: int = -1) -> str:
     """A text of the program with its numbers, but for the one that is called N."""
-    return re.sub(r"\{(\d+)\}", lambda m: "N" if int(m[1]) == called else _written(program, numbers, int(m[1])), text)
+    shown = ["N" if i == called else _written(program, numbers, i) for i in range(len(numbers))]
+    text = re.sub(r"\{(\d+)\}", lambda m: shown[int(m[1])], text)
+    return re.sub(
+        r"\b([Aa])n? (?=\d)(?!\d+ ?[ap]m)", lambda m: m[1] + ("n " if _AN.match(text, m.end()) else " "), text
+    )
+
+
+_AN = re.compile(r"8|1[18](?:,|\b)")  # an 8-inch, an 11 m, an 18-month
 
 
 def _name(i: int) -> str:

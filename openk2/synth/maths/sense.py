@@ -34,7 +34,7 @@ _BOUNDS: tuple[tuple[str, int], ...] = (
     (r"(?:points?|credits?) (?:each|for|per|shots?|baskets?|goals?|field)|(?:points?)\b", 0),
     (r"(?:\w+ )?(?:dollar )?(?:bills?|notes?|banknotes?|coins?|cent coins?|(?:baby |adult )?teeth|planets)\b", 0),
     (r"(?:\w+ )?(?:friends|siblings|brothers|sisters|kids|children|people|persons|sons|daughters|cousins|nieces|"
-     r"nephews|grandchildren|boys|girls|roommates|neighbors|members|types|kinds|colou?rs|flavou?rs|ways|rounds|schemes|"
+     r"nephews|grandchildren|boys|girls|roommates|neighbors|members|employees|workers|runners|types|kinds|colou?rs|flavou?rs|ways|rounds|schemes|"
      r"stages|parts|groups|phases|other|others|of (?:them|these|those|the|his|her|their|whom))\b", -6),
 )  # fmt: skip
 _STAYS_BEFORE = re.compile(
@@ -55,8 +55,8 @@ _TIED = re.compile(
     r"degrees?|polygon|hexagon\w*|pentagon\w*|octagon\w*|leap year|zodiac|bingo|tic-tac|roman|probability|chance|"
     r"odds|likely|palindrome|o'clock|midnight|noon|a\.m\.?|p\.m\.?|am|pm|touchdowns?|field goals?|three-pointers?|"
     r"free throws?|par|strikes?|decades?|century|centuries|born|Fahrenheit|Celsius|altitude|sea level|carats?|"
-    r"median|mode|range of|percentile|blood|BMI|vertical|horizontal|most|majority|more than half|less than half|"
-    r"light.years?|orbit|planets?|Earth|Mars|moon|Saturn|Jupiter)\b|[\d}]\s?(?:am|pm)\b"
+    r"median|mode|range of|percentile|density|blood|BMI|vertical|horizontal|most|majority|more than half|"
+    r"less than half|light.years?|orbit|planets?|Earth|Mars|moon|Saturn|Jupiter)\b|[\d}]\s?(?:am|pm)\b"
 )
 # Texts about sizes that everybody knows: new numbers stay near.
 _TIGHT = re.compile(
@@ -67,7 +67,10 @@ _TIGHT = re.compile(
 )
 
 # Rows of GSM8K that a reader found at fault: units or names mixed up, two readings, things that cannot be.
-_FAULTY = frozenset({727, 1110, 1213, 1255, 1972, 2554, 2658, 2931, 3673, 3688, 658, 6153, 6378})
+_FAULTY = frozenset(
+    {246, 566, 658, 727, 1110, 1213, 1255, 1353, 1972, 2342, 2554, 2658, 2931, 3304, 3489, 3673, 3688, 3715,
+     5113, 5483, 5582, 5642, 5857, 6153, 6378, 7145}
+)  # fmt: skip
 _ORDINALS = re.compile(
     r"(?<!-)\b(?:third|fourth|fifth|sixth|seventh|eighth|ninth|tenth)\b(?! of)|\d(?:rd|th)\b", re.IGNORECASE
 )

@@ -58,8 +58,8 @@ def renamed(rng: random.Random, text: str) -> str:
     """
     present = [n for n in dict.fromkeys(_NAME.findall(text)) if not _thing(n, text)]
     kinds = [(_WOMEN, [n for n in present if n in _IS_WOMAN]), (_MEN, [n for n in present if n in _IS_MAN])]
-    odd = {n for n in present if not any(n in found for _, found in kinds)}
-    if any(n[:3] == o[:3] for _, found in kinds for n in found for o in odd):
+    found_names = [n for _, found in kinds for n in found]
+    if any(n != o and (n[:3] == o[:3] or n[:2] + n[-2:] == o[:2] + o[-2:]) for n in found_names for o in present):
         return text  # a slip in the spelling of a name
     he, she = (re.search(rf"\b(?:{words})\b", text, re.IGNORECASE) for words in ("he|his|him", "she|hers?"))
     if sum(len(found) for _, found in kinds) == 1 and (he is None) != (she is None):
