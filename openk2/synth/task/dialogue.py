@@ -101,7 +101,7 @@ class Dialogue:
         for check in self.rubric:  # figures that an agent has to work out
             if isinstance(check, r.States):
                 for form in check.forms:
-                    self.seen.add(form)
+                    self.seen.add(_ID.sub("", form))
 
     @classmethod
     def of_task(cls, world: World, task: Task, fault: Fault | None = None) -> Dialogue:
