@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import os
 import random
 import re
-from itertools import islice
 from pathlib import Path
 
 import pytest
@@ -16,19 +14,20 @@ from openk2.sandbox.worker import execute
 from openk2.synth.heldout import MAWPS_FOLD
 from openk2.synth.maths.draw import drawn, sensible
 from openk2.synth.maths.lift import lift, load
+from openk2.synth.maths.make import Order
 from openk2.synth.maths.problems import (
     Problem,
     gsm8k_programs,
     joined,
     mawps_programs,
     new_problem,
-    problems,
+    problem,
     record,
-    write,
 )
 from openk2.synth.maths.program import Program, solve, trained_on
 from openk2.synth.maths.sense import rules_of
 from openk2.synth.maths.words import other_things, renamed
+from openk2.synth.shards import make
 from openk2.tools.base import ToolError
 
 DATA = os.environ.get("OPENK2_DATA", "")
@@ -194,9 +193,9 @@ def test_both_sources_are_lifted_and_held_out_by_skeleton_and_fold() -> None:
     training = [p for p in drawn_from if trained_on(p)]
     held = {p.skeleton() for p in drawn_from if p.fold != MAWPS_FOLD} - {p.skeleton() for p in training}
     assert len(held) > 300 and not any(p.skeleton() in held or p.fold == MAWPS_FOLD for p in training)
-    a, b = (list(islice(problems(training, 5), 60)) for _ in range(2))
-    assert a == b != list(islice(problems(training, 6), 60))
-    assert all(_thought_is_true(problem) for problem in a)
+    a, b, other = ([problem(training, seed, n) for n in range(60)] for seed in (5, 5, 6))
+    assert a == b != other
+    assert all(map(_thought_is_true, a))
 
 
 def _thought_is_true(problem: Problem) -> bool:
@@ -213,10 +212,11 @@ def _thought_is_true(problem: Problem) -> bool:
     return True
 
 
-def test_the_file_is_the_same_bytes_again(data: Path, tmp_path: Path) -> None:
-    for name in ("a", "b"):
-        write(data, tmp_path / f"{name}.jsonl.gz", 40, 3, say=lambda line: None)
-    assert (tmp_path / "a.jsonl.gz").read_bytes() == (tmp_path / "b.jsonl.gz").read_bytes()
+def test_the_shards_are_the_same_bytes_again(data: Path, tmp_path: Path) -> None:
+    order = Order(str(data), 40, 3, size=20)
+    one, two = (make(order, tmp_path / name, say=lambda line: None) for name in ("a", "b"))
+    assert one == two and one["records"] == 40 and one["problems"]["for_training"] > 0
+    for name in ("part-00000.jsonl.gz", "part-00001.jsonl.gz"):
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
     with pytest.raises(UserError, match="gsm8k_train"):
-        write(tmp_path, tmp_path / "c.jsonl.gz", 1, 0)
-    assert json.dumps(record(next(problems([lifted(*CLIPS)], 0))))
+        make(Order(str(tmp_path), 1, 0), tmp_path / "c")

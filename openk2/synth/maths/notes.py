@@ -23,6 +23,7 @@ def note_of(line: str, meanings: Sequence[tuple[float, str]], question: str) -> 
     if re.search(r"\b[B-HJ-Z]\b", f"{line} {question}") or any(name not in question for name in names):
         return ""  # letters are the names of results here, and somebody else's name is a slip
     line = line.replace("$$", "$")
+    line = line if line.count('"') % 2 == 0 else line.replace('"', "")  # a slip of the file
     line = re.sub(r"\s+", " ", line).strip()
     if not re.match(r"[A-Z\d$(]", line) or "{" in line or any(w.lower() not in known for w in _COUNTS.findall(line)):
         return ""

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import itertools
-import json
 import random
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,10 +12,9 @@ from openk2.synth.maths.draw import drawn, results_of
 from openk2.synth.maths.lift import load
 from openk2.synth.maths.mawps import load_mawps, tidied
 from openk2.synth.maths.notes import told
-from openk2.synth.maths.program import Program, show, solve, trained_on
+from openk2.synth.maths.program import Program, show, solve
 from openk2.synth.maths.sense import rules_of
 from openk2.synth.maths.words import other_things, renamed
-from openk2.synth.rows import packed_lines
 from openk2.synth.trajectory import Record, Trajectory
 
 _MARK = "\x1e"  # between a question and the sentences of its solution, while both get other names
@@ -172,9 +169,9 @@ def record(problem: Problem) -> Record:
     return t.record("maths", gold=result, skeleton=problem.skeleton, rows=list(problem.source))
 
 
-def problems(programs: Sequence[Program], seed: int) -> Iterator[Problem]:
-    """An endless stream of problems, a function of the seed; one in eight is two in a row."""
-    rng = random.Random(f"openk2 maths {seed}")
+def problem(programs: Sequence[Program], seed: int, number: int) -> Problem:
+    """Problem `number` of a seed; one in eight is two in a row."""
+    rng = random.Random(f"openk2 maths {seed} {number}")
     while True:
         pair = rng.random() < 0.125
         made = new_problem(rng, rng.choice(programs), 0 if pair else 0.15)
@@ -182,7 +179,7 @@ def problems(programs: Sequence[Program], seed: int) -> Iterator[Problem]:
             seconds = (joined(rng, made, rng.choice(programs)) for _ in range(60))
             made = next((both for both in seconds if both), None)
         if made:
-            yield made
+            return made
 
 
 def gsm8k_programs(data: Path, rows: Iterable[Program | str] = ()) -> list[Program]:
@@ -200,20 +197,3 @@ def mawps_programs(data: Path) -> list[Program]:
 
 def _draws(program: Program) -> bool:
     return not isinstance(rules_of(program), str)
-
-
-def write(data: Path, out: Path, count: int, seed: int, say: Callable[[str], None] = print) -> None:
-    """`count` records as compressed JSON lines. Raises UserError for source files that are missing or damaged."""
-    rows = [program for _, program in load(data / "gsm8k_train.jsonl")]
-    gsm8k, mawps = gsm8k_programs(data, rows), mawps_programs(data)
-    share = 100 * sum(isinstance(p, Program) for p in rows) / len(rows)
-    say(f"{share:.1f}% of {len(rows):,} problems of GSM8K lifted, {len(gsm8k):,} may have other numbers")
-    training = [p for p in [*gsm8k, *mawps] if trained_on(p)]
-    say(f"{len(mawps):,} problems of MAWPS; {len(training):,} of both for training, the rest held out")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    part = out.with_name(out.name + ".part")
-    with packed_lines(part) as lines:
-        for problem in itertools.islice(problems(training, seed), count):
-            lines.write(json.dumps(record(problem), ensure_ascii=False) + "\n")
-    part.replace(out)
-    say(f"{count:,} problems, each solved by running its program: {out}")
