@@ -17,6 +17,7 @@ import json
 import random
 import re
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 from openk2.chat.messages import Message, ToolCall
@@ -37,6 +38,12 @@ _FAULTS = ("unavailable", "rate_limit")
 _SILENT = ("timeout", "lost_answer")
 
 
+@lru_cache(4096)  # what was made is verified next: every text is met twice
+def _shown(text: str) -> tuple[frozenset[str], frozenset[str]]:
+    """Ids and figures in a text."""
+    return frozenset(_ID.findall(text)), frozenset(_DIGITS.findall(text.replace(",", "")))
+
+
 class Seen:
     """Ids and figures that were told or shown so far."""
 
@@ -46,8 +53,9 @@ class Seen:
         self._parts: set[int] = set()  # days, hours and minutes of the times seen
 
     def add(self, text: str) -> None:
-        self.ids.update(_ID.findall(text))
-        for figure in set(_DIGITS.findall(text.replace(",", ""))) - self._figures:
+        ids, figures = _shown(text)
+        self.ids |= ids
+        for figure in figures - self._figures:
             self._figures.add(figure)
             if 3 <= len(figure) <= 6 and figure.isdigit():
                 minutes = int(figure)
