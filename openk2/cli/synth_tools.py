@@ -133,6 +133,7 @@ def audit(worlds: Path, data: Path | None, sample: int, tasks: int, planted: int
 @click.option("--result", type=_FOLDER, help="JSON file that says after each call whether the task's goal is reached.")
 def serve(world: str, worlds: Path, seed: int, task: bool, tell: bool, result: Path | None) -> None:
     """Serve WORLD over MCP (standard input and output), so that any agent can work in it."""
+    from openk2.cli.stdio import end_on_signals
     from openk2.paths import install
     from openk2.synth.task.dials import ALONE
     from openk2.synth.task.make import Library
@@ -156,7 +157,9 @@ def serve(world: str, worlds: Path, seed: int, task: bool, tell: bool, result: P
         from openk2.synth.world.serve import Served, run
     except ImportError:
         raise UserError(f"Serving needs the MCP package; install it with: {install('mcp')}") from None
-    run(Served(opened, offered or tuple(opened.tools), reached, result), text)
+    served = Served(opened, offered or tuple(opened.tools), reached, result)
+    end_on_signals(served.told)
+    run(served, text)
 
 
 @click.command()

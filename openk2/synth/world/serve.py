@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -84,18 +82,12 @@ def _hints(tool: Tool) -> ToolAnnotations:
 
 
 def run(served: Served, instructions: str) -> None:
-    """Serve over standard input and output until the client leaves or Ctrl-C, and tell standard error what was done."""
+    """Serve over standard input and output until the client leaves, and tell standard error what was done."""
     made = server(served, instructions)
 
     async def serve() -> None:
         async with stdio_server() as (read, write):
             await made.run(read, write, made.create_initialization_options())
 
-    def interrupted(number: int, _: Any) -> None:
-        print(served.told(), file=sys.stderr, flush=True)
-        os._exit(128 + number)  # a thread waits for standard input, and an orderly end would wait for it
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, interrupted)
     anyio.run(serve)
     print(served.told(), file=sys.stderr, flush=True)
