@@ -169,6 +169,28 @@ def test_a_dialogue_answers_any_agent_as_it_answers_the_record_of_it() -> None:
     assert "no_such_tool is none of the agent's tools" in told and "4711" in told
 
 
+def test_busy_and_silent_services_are_recovered_from() -> None:
+    codes: set[str] = set()
+    for world, task in drawn(each=8):
+        record = Episode(world, task, faults=0.5).run()
+        assert problems(record, world) == []
+        results = [json.loads(m["content"]) for m in record["messages"] if m["role"] == "tool"]
+        codes |= {result["error"]["code"] for result in results if "error" in result}
+    assert codes >= {"ServiceUnavailable", "TooManyRequests", "Timeout"}
+
+
+def test_calls_that_make_others_possible_are_found_by_what_a_refusal_says() -> None:
+    seen = 0
+    for world, task in drawn(Dials(impossible=0, ask=0, each=0, faults=0), 10):
+        for goal in task.plan.goals:
+            if len(goal.calls) > 1:
+                seen += 1
+                record = Episode(world, task, faults=0).run()
+                assert any('"error"' in m["content"] for m in record["messages"] if m["role"] == "tool")
+                assert problems(record, world) == []
+    assert seen
+
+
 def test_dials_turn() -> None:
     def calls(dials: Dials) -> float:
         tasks = drawn(dials, 4)

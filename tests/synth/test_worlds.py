@@ -172,6 +172,16 @@ def test_an_mcp_server_is_read_too() -> None:
     assert set(api.nouns) == {"contact"} and len(api.operations) == 3
 
 
+def test_whose_an_id_is_does_not_depend_on_how_texts_are_hashed() -> None:
+    def tool(name: str, argument: str) -> dict[str, Any]:
+        return {"name": name, "input_schema": {"properties": {argument: {"type": "string"}}}}
+
+    letters = "qwertyuiopasdfghjklzxcvbnm"
+    tools = [tool(f"create_{letter}_host", "name") for letter in letters] + [tool("update_room", "host_id")]
+    api = read_mcp({"server_name": "Hosts", "remote_server_response": {"tools": tools}})
+    assert [slot.of for slot in api.nouns["room"]] == ["a_host"]  # of those as near as one another the first
+
+
 def test_a_world_follows_from_the_api_and_the_seed() -> None:
     assert depot_world(3) == depot_world(3) and depot_world(3) != depot_world(4)
     spec = depot_world(3)

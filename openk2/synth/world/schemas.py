@@ -457,7 +457,7 @@ def _referring(slot: Slot, own: str, nouns: set[str]) -> Slot | None:
 def _owner_cached(stem: str, nouns: frozenset[str]) -> str:
     if stem in nouns:
         return stem
-    ends = sorted((n for n in nouns if n.endswith("_" + stem) or stem.endswith("_" + n)), key=len)
+    ends = sorted((n for n in nouns if n.endswith("_" + stem) or stem.endswith("_" + n)), key=lambda n: (len(n), n))
     return ends[0] if ends else ""
 
 
