@@ -15,7 +15,7 @@ from openk2.synth.task.steps import deep, steps
 from openk2.synth.world import claims as c
 from openk2.synth.world.arrange import Situation, arrange, holds
 from openk2.synth.world.laws import situation
-from openk2.synth.world.populate import first_value
+from openk2.synth.world.populate import first_values
 from openk2.synth.world.spec import Tool
 from openk2.synth.world.state import Record, State
 from openk2.synth.world.texts import name as fresh_label
@@ -98,7 +98,7 @@ class Maker:
             if entity.hidden or entity.name in ("user", "notice", "approval", "watch"):
                 continue
             for _ in range(more):
-                self.state.insert(entity.name, {f.name: first_value(f, self.state, self.rng) for f in entity.fields})
+                self.state.insert(entity.name, first_values(entity, self.state, self.rng))
         self.state.commit(undoable=False)
 
     # ---- one call, and what makes it possible

@@ -9,6 +9,7 @@ from openk2.synth.task.facts import label_of
 from openk2.synth.task.phrases import listed
 from openk2.synth.task.plan import Question
 from openk2.synth.world import claims as c
+from openk2.synth.world.schemas import verb_at
 from openk2.synth.world.spec import Tool, WorldSpec
 from openk2.synth.world.state import State
 from openk2.synth.world.tree import Type
@@ -195,7 +196,8 @@ def _verb_phrase(rng: random.Random, tool: Tool, records: list[str]) -> str:
         case "bulk":
             words = said(tool.name)
             return f"{words}{' of ' + first if first else ''}"
-    verb = tool.name.split("_")[0]
+    words = tool.name.split("_")
+    verb = words[verb_at(words) or 0]  # before the verb stands what the server calls itself: `crm_archive_association`
     return f"{verb} {' and '.join(records)}" if records else said(tool.name)
 
 

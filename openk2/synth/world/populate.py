@@ -30,7 +30,7 @@ def populate(world: World, rng: random.Random) -> None:
         count = rng.randint(4, 6) if entity.name == "user" or len(entities) > _MANY else rng.randint(4, 8)
         people = rng.sample(PEOPLE, count) if entity.name == "user" else []
         for i in range(count):
-            values = {f.name: first_value(f, state, rng) for f in entity.fields}
+            values = first_values(entity, state, rng)
             if people:
                 roles = entity.field("role").type.values
                 values |= {"name": people[i], "role": roles[i % len(roles)]}
@@ -67,6 +67,17 @@ def _ordered(entities: tuple[Entity, ...]) -> list[Entity]:
     for entity in sorted(entities, key=lambda e: e.name != "user"):
         visit(entity, ())
     return done
+
+
+def first_values(entity: Entity, state: State, rng: random.Random) -> dict[str, Any]:
+    """What a fresh record has; it does not end before it starts, nor was it updated before it was created."""
+    values = {f.name: first_value(f, state, rng) for f in entity.fields}
+    times = [f.name for f in entity.fields if f.type.kind == "time" and values[f.name] is not None]
+    for early in times:
+        late = early.replace("start", "end").replace("creat", "updat")
+        if late != early and late in times:
+            values[early], values[late] = sorted((values[early], values[late]))
+    return values
 
 
 def first_value(field: Field, state: State, rng: random.Random) -> Any:
