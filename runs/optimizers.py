@@ -49,9 +49,9 @@ TOKENIZER = Path("openk2/weights/nano")
 CONTEXT = 1024  # tokens of a piece of text
 TEXT = {"wikipedia": 0.5, "python": 0.2, "pepys": 0.15, "passages": 0.15}  # shares of the text's tokens
 TRAIN_TOKENS, HELD_TOKENS = 1_800_000, 30_000  # of text; as many of trajectories
-BATCH, TOKENS, GRID_TOKENS, SHORT_TOKENS = 4096, 1_600_000, 400_000, 960_000
+BATCH, TOKENS, GRID_TOKENS, SHORT_TOKENS = 4096, 800_000, 400_000, 480_000
 SEEDS = (0, 1, 2)  # the grid used the first
-PAUSES = (98, 156, 195, 234, 273)  # steps, of 391, after which a run is evaluated; after the last the rate falls
+PAUSES = (49, 78, 98, 117, 137)  # steps, of 195, after which a run is evaluated; after the last the rate falls
 
 
 @dataclass(frozen=True)
