@@ -21,7 +21,7 @@ KNOWS: dict[str, set[str]] = {
     "library": {"tools"},
     "providers": {"engine", "model", "chat"},
     "agent": {"providers", "model", "tools", "library", "chat"},
-    "synth": {"tools", "library", "chat", "sandbox"},
+    "synth": {"tools", "library", "chat", "sandbox", "providers"},
     "train": {"model", "optim", "quant", "chat"},
     "bench": {"agent", "engine", "export", "library", "train", "optim", "model", "quant", "chat"},
     "evals": {"agent", "providers", "tools", "library", "synth", "chat"},

@@ -81,6 +81,7 @@ class Process:
         said = [line.strip() for line in self._errors.read().decode(errors="replace").splitlines() if line.strip()]
         try:
             how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
+            how += ", as when memory is short" * (code == -signal.SIGKILL)
         except ValueError:
             how = f"signal {-code}"
         return f"{how}; {said[-1][:200]}" if said else how

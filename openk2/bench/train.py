@@ -47,7 +47,7 @@ class Plan:
     lengths: Sequence[tuple[int, int]] = ((100, 500),)
     threads: int = 2
     rounds: int = 3
-    warmup: int = 2
+    warmup: int = 1
     systems: Sequence[str] = tuple(SYSTEMS)
     configs: dict[str, ModelConfig] = field(default_factory=dict)  # networks of other sizes, by name
 

@@ -204,7 +204,7 @@ def agent(as_json: bool, out: Path | None, **options: Any) -> None:
 @click.option("--tokens", type=click.IntRange(1024), default=16_384, show_default=True, help="Of a step.")
 @click.option("--lengths", default="100-500", show_default=True, callback=_names, help="Tokens of a document.")
 @click.option("--threads", type=click.IntRange(1), default=len(os.sched_getaffinity(0)), help="Default: every core.")
-@click.option("--rounds", type=click.IntRange(1), default=3, show_default=True, help="After two that are not timed.")
+@click.option("--rounds", type=click.IntRange(1), default=3, show_default=True, help="After one that is not timed.")
 @_form
 def train(as_json: bool, out: Path | None, lengths: tuple[str, ...], **options: Any) -> None:
     """Tokens a second in training, beside transformers with AdamW: same weights, same documents."""

@@ -53,11 +53,13 @@ def command(
         raise UserError(f"The MCP server needs the package mcp: {install('mcp')}.") from None
     from openk2.agent.log import runs_dir
     from openk2.agent.setup import Setup
+    from openk2.cli.stdio import end_on_signals
 
     setup = Setup("agent", model, base_url, tuple(map(str, places)), steps=steps, max_seconds=max_seconds)
     setup.started("check", "")  # an unknown model is told now, not to whoever asks first
     server = made(setup, run_dir or runs_dir(), places or [Path.cwd()])
     if port is None:
+        end_on_signals()
         server.run("stdio")
         return 0
     token = os.environ.get("OPENK2_MCP_TOKEN") or secrets.token_urlsafe(24)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import random
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from openk2.cli import synth_model, synth_orders
 from openk2.errors import UserError
 
 if TYPE_CHECKING:
@@ -52,55 +52,47 @@ def tools(out: Path, data: Path | None, seed: int, show: str | None) -> None:
 
 @click.command()
 @worlds_option
-@click.option("--out", type=_FOLDER, required=True, help="Folder for the shards; finished ones are kept.")
-@click.option("--count", type=click.IntRange(1), default=1000, show_default=True, help="Trajectories to make.")
-@click.option("--seed", default=0, show_default=True)
-@click.option("--shard", type=click.IntRange(1), default=1000, show_default=True, help="Trajectories a shard.")
-@click.option("--workers", type=click.IntRange(0), default=1, show_default=True, help="Processes; 0 is one a core.")
-@click.option("--ray", is_flag=True, help="On the Ray cluster that this machine belongs to (extra `ray`).")
-@click.option("--goals", default="1,3", show_default=True, help="Wishes of a user, from and to.")
-@click.option(
-    "--depth", type=click.IntRange(0), default=2, show_default=True, help="Calls that one may need before it."
-)
-@click.option("--least-tools", type=click.IntRange(1), default=12, show_default=True, help="Tools that an agent sees.")
+@synth_orders.order_options
+@click.option("--dial", multiple=True, metavar="NAME=VALUE", help="How hard tasks are: goals, crowd, beside (FROM,TO), "
+              "depth, tools, private, impossible, ask, each, corrected, faults, long (chances).")  # fmt: skip
+@synth_model.model_options
 def dialogues(
-    worlds: Path, out: Path, count: int, seed: int, shard: int, workers: int, ray: bool, goals: str, depth: int,
-    least_tools: int,
+    worlds: Path, out: Path | None, count: int, seed: int, size: int, workers: int, ray: bool, dial: tuple[str, ...],
+    **asked: Any,
 ) -> None:  # fmt: skip
     """Dialogues of users and agents in these worlds, each executed, and verified by executing it again."""
-    from openk2.synth.task.make import Order, make
-    from openk2.synth.task.task import Dials
+    from openk2.synth.task.dials import Dials
+    from openk2.synth.task.make import Order
 
-    try:
-        low, _, high = goals.partition(",")
-        span = (int(low), int(high or low))
-    except ValueError:
-        span = (0, 0)
-    if not 1 <= span[0] <= span[1]:
-        raise UserError(f"--goals {goals!r} is no span; write for example 1,3.")
-    order = Order(str(worlds.resolve()), count, seed, shard, Dials(span, depth, least_tools))
-    manifest = make(order, out, workers, ray, say=click.echo)
-    click.echo(f"{manifest['trajectories']:,} trajectories in {len(manifest['shards'])} shards, each verified: {out}")
+    order = Order(str(worlds.resolve()), count, seed, size, Dials().turned(dial))
+    if asked["model"] or asked["base_url"]:
+        synth_model.make(order, out, asked)
+    else:
+        synth_orders.make(order, out, workers, ray)
 
 
 @click.command()
 @click.argument("file", type=_FOLDER)
 @worlds_option
 @click.option("--show", type=click.IntRange(0), default=5, show_default=True, help="Failures to print.")
-def verify(file: Path, worlds: Path, show: int) -> None:
+@click.option("--rubric", is_flag=True, help="Print the checks that fail as sentences, and the mean score.")
+def verify(file: Path, worlds: Path, show: int, rubric: bool) -> None:
     """Execute every trajectory of FILE (or a folder of shards) again, and say which are not true."""
-    from openk2.synth.task.make import Library, read_records
-    from openk2.synth.task.verify import problems
+    from openk2.synth.task.make import Library
+    from openk2.synth.task.verify import score
 
-    library, good, bad = Library(worlds), 0, 0
-    for number, record in enumerate(read_records(file)):
-        found = problems(record, library.named(record.get("proof", {}).get("world", "")))
-        good, bad = good + (not found), bad + bool(found)
-        if found and bad <= show:
-            click.echo(f"{record.get('n', number)}: {'; '.join(found)}")
-    click.echo(f"{good:,} true, {bad:,} not")
-    if bad:
-        raise SystemExit(1)
+    library, shares = Library(worlds), list[float]()
+
+    def problems(record: dict[str, Any]) -> list[str]:
+        found = score(record, library.of(record))
+        shares.append(found.share)
+        return [*found.untrue, *(f"not so: {asked} {reason}" if rubric else reason for asked, reason in found.failed)]
+
+    try:
+        synth_orders.verify(file, problems, show)
+    finally:
+        if rubric and shares:
+            click.echo(f"{100 * sum(shares) / len(shares):.1f}% of the checks hold, on average")
 
 
 @click.command()
@@ -121,9 +113,9 @@ def audit(worlds: Path, data: Path | None, sample: int, tasks: int, planted: int
 
     library, rng = Library(worlds), random.Random(seed)
     rows = questions.tools_of(library)
-    rows.append(questions.botocore_row(botocore_apis()))
+    rows += questions.botocore_rows(botocore_apis())
     if data is not None:
-        rows.append(questions.coverage(library, mcp_apis(data / "mcp_servers.jsonl.gz")))
+        rows += questions.coverage(library, mcp_apis(data / "mcp_servers.jsonl.gz"))
     rows += questions.proofs(questions.sample(library, sample, rng))
     drawn = questions.tasks_of(library, tasks, rng)
     rows += questions.floors(drawn)
@@ -136,38 +128,48 @@ def audit(worlds: Path, data: Path | None, sample: int, tasks: int, planted: int
 @click.argument("world")
 @worlds_option
 @click.option("--seed", default=0, show_default=True, help="Of the state, or of the task.")
-@click.option("--task", is_flag=True, help="Put the world into the first state of a task, and tell the task.")
-def serve(world: str, worlds: Path, seed: int, task: bool) -> None:
+@click.option("--task", is_flag=True, help="Put the world into the first state of a task, with the task's tools.")
+@click.option("--tell", is_flag=True, help="Print the task as one would give it to an agent, and serve nothing.")
+@click.option("--result", type=_FOLDER, help="JSON file that says after each call whether the task's goal is reached.")
+def serve(world: str, worlds: Path, seed: int, task: bool, tell: bool, result: Path | None) -> None:
     """Serve WORLD over MCP (standard input and output), so that any agent can work in it."""
+    from openk2.cli.stdio import end_on_signals
     from openk2.paths import install
+    from openk2.synth.task.dials import ALONE
     from openk2.synth.task.make import Library
+    from openk2.synth.task.phrases import sentence
     from openk2.synth.task.task import draw_task
 
-    try:
-        from openk2.synth.world.serve import run
-    except ImportError:
-        raise UserError(f"Serving needs the MCP package; install it with: {install('mcp')}") from None
     opened = Library(worlds).named(world)
     opened.reset(seed)
-    text = f"{opened.spec.domain}: {len(opened.spec.tools)} tools over a state that calls change."
-    if task:
-        drawn = draw_task(opened, seed)
-        if drawn is None:
-            raise UserError(f"The seed {seed} has no task in {world}; try another.")
-        text = json.dumps({"system": drawn.system, "requests": [r.text for r in drawn.requests]})
-    run(opened, text)
+    text, offered = f"{opened.spec.domain}: {len(opened.spec.tools)} tools over a state that calls change.", ()
+    drawn = draw_task(opened, seed, ALONE) if task or tell else None
+    if drawn is not None:
+        wishes = [sentence(f"tell me {w.text}" if w.question else w.text) for w in drawn.wishes]
+        text, offered = "\n\n".join([drawn.system, *wishes]), drawn.tools
+    elif task or tell:
+        raise UserError(f"The seed {seed} has no task in {world}; try another.")
+    if tell:
+        click.echo(text)
+        return
+    reached = (lambda: drawn.reached(opened.state)) if drawn else None
+    try:
+        from openk2.synth.world.serve import Served, run
+    except ImportError:
+        raise UserError(f"Serving needs the MCP package; install it with: {install('mcp')}") from None
+    served = Served(opened, offered or tuple(opened.tools), reached, result)
+    end_on_signals(served.told)
+    run(served, text)
 
 
 @click.command()
-@click.option("--data", type=_FOLDER, envvar="OPENK2_DATA", required=True, help="Folder with gsm8k_train.jsonl.")
-@click.option("--out", type=_FOLDER, required=True, help="File to write, *.jsonl.gz.")
-@click.option("--count", type=click.IntRange(1), default=10_000, show_default=True)
-@click.option("--seed", default=0, show_default=True)
-def maths(data: Path, out: Path, count: int, seed: int) -> None:
-    """Word problems lifted to programs, with new numbers, names and things, each solved by running its program."""
-    from openk2.synth.maths.problems import write
+@click.option("--data", type=_FOLDER, envvar="OPENK2_DATA", required=True, help="Folder with the sources.")
+@synth_orders.order_options
+def maths(data: Path, out: Path | None, count: int, seed: int, size: int, workers: int, ray: bool) -> None:
+    """Problems of GSM8K and MAWPS with other numbers, names and things, each solved by running its program."""
+    from openk2.synth.maths.make import Order
 
-    write(data, out, count, seed, say=click.echo)
+    synth_orders.make(Order(str(data.resolve()), count, seed, size), out, workers, ray)
 
 
 COMMANDS = (tools, dialogues, verify, audit, serve, maths)

@@ -19,7 +19,8 @@ from openk2.errors import UserError
 from openk2.synth import chains, countries, newcomer, reach
 from openk2.synth.attributes import BY_LABEL
 from openk2.synth.heldout import MAWPS_FOLD
-from openk2.synth.mawps import load_mawps, mawps_problem
+from openk2.synth.maths.mawps import load_mawps, tidied
+from openk2.synth.maths.short import mawps_problem
 from openk2.synth.names import Pieces, pieces_of
 from openk2.synth.trajectory import Record
 from openk2.synth.wordings import Choice
@@ -122,7 +123,8 @@ def _mawps(held: bool) -> Prepare:
     """MAWPS: the training folds with new numbers, or the held-out fold as it is, each problem once."""
 
     def prepare(material: Material) -> Draw:
-        problems = [p for p in load_mawps(material.file("mawps.jsonl.gz")) if (p.fold == MAWPS_FOLD) == held]
+        found = [p for p in load_mawps(material.file("mawps.jsonl.gz")) if (p.fold == MAWPS_FOLD) == held]
+        problems = found if held else [p for q in found if (p := tidied(q))]
         order = list(problems)
         random.Random(0).shuffle(order)
         each = iter(order)

@@ -24,8 +24,7 @@ from openk2.chat.template import render_for_training
 from openk2.chat.tokenizer import Tokenizer
 from openk2.errors import UserError
 from openk2.synth import chains, countries, reach, sums, user_documents
-from openk2.synth.gsm8k import gsm8k_problem
-from openk2.synth.mawps import mawps_problem
+from openk2.synth.maths.short import gsm8k_problem, mawps_problem
 from openk2.synth.names import Pieces, pieces_of
 from openk2.synth.newcomer import ASKED
 from openk2.synth.sources import Sources

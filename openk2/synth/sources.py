@@ -7,9 +7,10 @@ from pathlib import Path
 
 from openk2.library import documents
 from openk2.synth import user_documents
-from openk2.synth.gsm8k import Program, load_gsm8k
 from openk2.synth.heldout import MAWPS_FOLD
-from openk2.synth.mawps import Mawps, load_mawps
+from openk2.synth.maths.problems import gsm8k_programs, mawps_programs
+from openk2.synth.maths.program import Program
+from openk2.synth.maths.short import is_short
 from openk2.synth.reach import load_table_questions
 from openk2.synth.worlds import training_documents
 from openk2.tools.index import Document
@@ -21,7 +22,7 @@ class Sources:
 
     pages: list[Document]
     titles: list[str]  # of all countries, held out or not: names are no facts
-    mawps: list[Mawps]
+    mawps: list[Program]
     gsm8k: list[Program]
     films: list[user_documents.Film]
     web: list[Document]
@@ -33,8 +34,8 @@ class Sources:
         return cls(
             pages=training_documents(),
             titles=[page.title for page in documents()],
-            mawps=[p for p in load_mawps(data / "mawps.jsonl.gz") if p.fold != MAWPS_FOLD],
-            gsm8k=load_gsm8k(data / "gsm8k_train.jsonl"),
+            mawps=[p for p in mawps_programs(data) if p.fold != MAWPS_FOLD],
+            gsm8k=[p for p in gsm8k_programs(data) if is_short(p)],
             films=user_documents.load_films(data / "movies.jsonl.gz"),
             web=user_documents.load_pages(data / "wikipedia_pages.jsonl.gz"),
             questions=load_table_questions(data / "table_questions_train.jsonl.gz"),

@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -93,6 +94,23 @@ def test_over_a_pipe_with_our_own_client(home: Path) -> None:
             await servers.aclose()
 
     asyncio.run(run())
+
+
+def test_ctrl_c_ends_it_at_once(home: Path) -> None:
+    about = {"protocolVersion": "2025-06-18", "capabilities": {}, "clientInfo": {"name": "test", "version": "1"}}
+    hello = {"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": about}
+    pipe = subprocess.PIPE
+    root = Path(__file__).parents[2]
+    with subprocess.Popen(command(), stdin=pipe, stdout=pipe, stderr=pipe, text=True, cwd=root) as server:
+        assert server.stdin and server.stdout and server.stderr
+        server.stdin.write(json.dumps(hello) + "\n")
+        server.stdin.flush()
+        assert "serverInfo" in server.stdout.readline()
+        server.send_signal(signal.SIGINT)  # the client still holds the pipe open
+        try:
+            assert server.wait(20) == 130 and not server.stderr.read()
+        finally:
+            server.kill()
 
 
 def test_over_http_only_with_the_token(home: Path) -> None:

@@ -17,9 +17,10 @@ from openk2.cli.main import run
 from openk2.synth.heldout import held_out
 from openk2.synth.search.collection import Collection
 from openk2.synth.search.facts import Ids, film_entry, page_entry, passage_entry
-from openk2.synth.search.make import USES, Order, Split, check, collection, library, make, records
+from openk2.synth.search.make import USES, Order, Split, check, collection, library, records
 from openk2.synth.search.questions import NoAnswer, Solver, hops
 from openk2.synth.search.verify import problems
+from openk2.synth.shards import make
 
 FIRST = ("Ada", "Bo", "Cleo", "Dan", "Eve", "Finn", "Gus", "Hal")
 LAST = ("Vane", "Lund", "Moss", "Hart")

@@ -1,4 +1,4 @@
-"""Lifting word problems to programs, and drawing their numbers anew."""
+"""Word problems in the forms that the embedded model is trained on, and MAWPS read into programs."""
 
 from __future__ import annotations
 
@@ -9,12 +9,15 @@ from pathlib import Path
 import pytest
 
 from openk2.errors import UserError
-from openk2.synth import word_problems
-from openk2.synth.gsm8k import gsm8k_problem, lift, load_gsm8k, solve
-from openk2.synth.mawps import Mawps, detokenize, infix, load_mawps, mawps_problem
+from openk2.evals.suites import Material, tasks
+from openk2.synth.maths.lift import lift
+from openk2.synth.maths.mawps import detokenize, infix, load_mawps, tidied
+from openk2.synth.maths.problems import filled, gsm8k_programs, mawps_programs
+from openk2.synth.maths.program import Program, show, trained_on
+from openk2.synth.maths.short import gsm8k_problem, is_short, mawps_problem
 from openk2.synth.rows import read_rows
-from openk2.tools.base import ToolError
 
+NUTS = Program("Mary had {0} nuts and ate {1}.", (9.0, 4.0), (False, False), ("p0 - p1",), (5.0,), 0, 0, fold=0)
 JARS = ("Lena packs 6 crates with 14 jars each. She sells 30 jars. How many jars are left?",
         "Lena has 6*14=<<6*14=84>>84 jars.\nThen 84-30=<<84-30=54>>54 are left.\n#### 54")  # fmt: skip
 
@@ -29,84 +32,46 @@ def test_detokenize() -> None:
 
 
 def test_numbers_are_shown_for_people_and_for_code() -> None:
-    assert [word_problems.show(x, ",") for x in (12000.0, 999.0, 0.25, 1.0)] == ["12,000", "999", "0.25", "1"]
-    assert word_problems.show(12000.0, "_") == "12_000"
+    assert [show(x, ",") for x in (12000.0, 999.0, 0.25, 1.0)] == ["12,000", "999", "0.25", "1"]
+    assert show(12000.0, "_") == "12_000"
 
 
-def test_drawn_numbers_are_of_the_same_kind() -> None:
-    rng = random.Random(0)
-    for value in (2.0, 17.0, 300.0, 40_000.0, 0.75, 12.5):
-        for _ in range(50):
-            drawn = word_problems.draw(rng, value)
-            assert drawn > 0 and (drawn == int(drawn) or value != int(value))
-
-
-def test_sensible() -> None:
-    assert word_problems.sensible(5.0, 8.0) and word_problems.sensible(2.5, 3.75)
-    assert not word_problems.sensible(5.0, 2.5)  # a third of a child
-    assert not word_problems.sensible(5.0, -1.0)
-    assert not word_problems.sensible(5.0, 2e7)
-
-
-def test_people_get_other_names_and_stay_one_person() -> None:
-    text = "Mary met Tom in Paris. After that Mary told Tom about the Monday market."
-    renamed = word_problems.rename(random.Random(2), text)
-    assert "Mary" not in renamed and "Paris" in renamed and "After that" in renamed and "Monday" in renamed
-    assert renamed.split()[0] == renamed.split("After that ")[1].split()[0]
-
-
-def test_a_problem_as_it_is() -> None:
-    problem = Mawps("Mary had number0 nuts and ate number1.", (9.0, 4.0), "number0 - number1", ("-",), 0)
-    record = mawps_problem(random.Random(0), problem, fresh=False)
+def test_a_mawps_problem_as_it_is() -> None:
+    record = mawps_problem(random.Random(0), NUTS, fresh=False)
     assert record and record["messages"][1]["content"] == "Mary had 9 nuts and ate 4."
     assert record["proof"] == {"gold": "5", "expression": "9 - 4", "fold": 0}
 
 
-def test_a_problem_that_no_numbers_fit() -> None:
-    impossible = Mawps("number0 by nothing", (5.0,), "number0 / 0.0", ("/",), 1)
+def test_a_mawps_problem_with_new_numbers() -> None:
+    records = [mawps_problem(random.Random(n), NUTS) for n in range(20)]
+    for record in records:
+        assert record and record["messages"][2]["reasoning_content"] == "One amount is taken from the other."
+        had, ate = map(int, re.findall(r"\d+", record["messages"][1]["content"]))
+        assert record["proof"]["gold"] == str(had - ate) and had > ate > 1
+    assert len({record["messages"][1]["content"] for record in records if record}) > 10
+
+
+def test_what_has_no_sound_draw_has_none() -> None:
+    impossible = Program("Share {0} among none", (5.0,), (False,), ("p0 / 0",), (1.0,), 0, 0, fold=1)
     assert mawps_problem(random.Random(0), impossible) is None
 
 
-def test_lift() -> None:
+def test_a_gsm8k_problem_is_one_line_of_python() -> None:
     program = lift(*JARS)
-    assert program and program.steps == ("p0*p1", "r0-p2") and program.numbers == (6.0, 14.0, 30.0)
-    assert program.text.startswith("Lena packs {0} crates with {1} jars each. She sells {2} jars.")
-    assert solve(program.steps, [2, 50, 25]) == [100, 75]
-
-
-@pytest.mark.parametrize(
-    ("old", "new"),
-    [
-        ("sells 30", "sells 14"),  # a number twice: which one is meant?
-        ("<<6*14=84>>", "<<6*13=84>>"),  # an operand from nowhere
-        ("<<6*14=84>>", "<<6*14=85>>"),  # the annotation is wrong
-        ("<<6*14=84>>", "<<6*14=8 4/2>>"),  # no number
-        ("#### 54", "#### 55"),  # the answer is another
-        ("<<84-30=54>>", "<<abs(84)-30=54>>"),  # more than arithmetic
-    ],
-)
-def test_what_cannot_be_lifted(old: str, new: str) -> None:
-    question, answer = JARS
-    assert lift(question.replace(old, new), answer.replace(old, new)) is None
-
-
-def test_a_lifted_problem_with_new_numbers() -> None:
-    program = lift(*JARS)
-    assert program
+    assert isinstance(program, Program) and is_short(program)
     record = gsm8k_problem(random.Random(1), program)
     assert record and "{" not in record["messages"][1]["content"]
-    gold = float(record["proof"]["gold"].replace(",", ""))
-    crates, jars, sold = (float(n.replace(",", "")) for n in re.findall(r"\d[\d,]*", record["messages"][1]["content"]))
-    assert gold == crates * jars - sold > 0
-
-
-def test_no_step_is_evaluated_as_code() -> None:
-    with pytest.raises(ToolError):
-        solve(["__import__('os').getpid()"], [1.0])
+    assert record["messages"][2]["reasoning_content"] == "2 steps, one after the other."
+    assert re.search(r"a = \d+\*\d+; b = a-\d+; print", record["messages"][2]["tool_calls"][0]["function"]["arguments"])
+    crates, jars, sold = (int(n) for n in re.findall(r"\d+", record["messages"][1]["content"]))
+    assert float(record["proof"]["gold"].replace(",", "")) == crates * jars - sold > 0
 
 
 def test_source_files(data: Path, tmp_path: Path) -> None:
-    assert len(load_mawps(data / "mawps.jsonl.gz")) == 25 and len(load_gsm8k(data / "gsm8k_train.jsonl")) == 3
+    found = load_mawps(data / "mawps.jsonl.gz")
+    assert len(found) == 25 and {p.fold for p in found} == {0, 1, 2, 3, 4}
+    assert len(mawps_programs(data)) == 25 and len(gsm8k_programs(data)) == 3
+    assert not any(trained_on(p) for p in found if p.fold == 0)  # whatever its skeleton
     with pytest.raises(UserError, match=r"lacks mawps\.jsonl\.gz; docs/recipe\.md"):
         load_mawps(tmp_path / "mawps.jsonl.gz")
     broken = tmp_path / "films.jsonl.gz"
@@ -116,3 +81,28 @@ def test_source_files(data: Path, tmp_path: Path) -> None:
     broken.write_bytes(b"no gzip")
     with pytest.raises(UserError, match="cannot be read"):
         list(read_rows(broken))
+
+
+def test_what_is_drawn_anew_is_tidied() -> None:
+    def text(words: str, numbers: tuple[float, ...] = (8.0, 3.0)) -> str | None:
+        program = tidied(
+            Program(words, numbers, (False, False), ("p0 / p1",), (numbers[0] / numbers[1],), 0, 0, fold=1)
+        )
+        return program and program.text
+
+    assert text("Sue ’ s {0} T - shirts could n't fit {1} bags.") == "Sue's {0} T-shirts couldn't fit {1} bags."
+    assert text("He has doughnuts: {0}, with {1} doughnut in each box.") == (
+        "He has doughnuts: {0}, with {1} doughnuts in each box."
+    )
+    assert text("{0} and {1}", (1 / 3, 2.0)) is None  # no number that a person writes
+    assert tidied(Program("{0} of {1}", (8.0, 3.0), (False, False), ("p0",), (8.0,), 0, 0, fold=1)) is None  # unused
+
+
+def test_the_questions_of_the_held_out_fold_never_change(data: Path) -> None:
+    made = list(tasks("mawps-fold0", Material(data, data), 9, 0))
+    assert ("Ann buys 3 bags of 40 nuts and eats 7. How many are left?", "113") in {(t.text, t.gold) for t in made}
+
+
+def test_articles_follow_the_numbers() -> None:
+    program = Program("An {0}-month plan, a {1} pack", (18.0, 50.0), (False, False), ("p0+p1",), (68.0,), 0, 0)
+    assert filled(program, program.text, (20.0, 80.0)) == "A 20-month plan, an 80 pack"

@@ -15,7 +15,7 @@ def _structure(required: list[str], **members: str) -> dict[str, Any]:
 
 _OPERATIONS = (
     "CreateCrate DeleteCrate DescribeCrate ListCrates UpdateCrate StartCrate StopCrate CreateDock ListDocks GetDock "
-    "DeleteDock AttachCrate DetachCrate BatchUpdateCrate"
+    "DeleteDock AttachCrate DetachCrate BatchUpdateCrate BatchDeleteCrate BatchGetCrate"
 ).split()
 _ERRORS = ("CrateNotFoundException", "ConflictException", "LimitExceededException")
 _BOTH = _structure(["CrateId", "DockId"], CrateId="String", DockId="String")
@@ -33,10 +33,24 @@ MODEL: dict[str, Any] = {
         "CrateStatus": {"type": "string", "enum": ["PENDING", "RUNNING", "STOPPED"]},
         "Crate": _structure([], Name="String", Weight="Count", Status="CrateStatus", DockId="String", CreatedAt="When"),
         "Dock": _structure([], Name="String", Capacity="Count", Region="String"),
-        "CreateCrateRequest": _structure(["Name", "Weight"], Name="String", Weight="Count", DockId="String"),
+        "Flag": {"type": "boolean"}, "Strings": {"type": "list", "member": {"shape": "String"}},
+        "Statuses": {"type": "list", "member": {"shape": "CrateStatus"}},
+        "Order": {"type": "string", "enum": ["ASC", "DESC"]},
+        "Size": _structure([], Width="Count", Unit="String", Exact="Flag", Inner="Crate"),
+        "Stop": _structure([], Place="String", Minutes="Count"), "Stops": {"type": "list", "member": {"shape": "Stop"}},
+        "CrateList": {"type": "list", "member": {"shape": "Crate"}},
+        "CreateCrateRequest": _structure(
+            ["Name", "Weight"], Name="String", Weight="Count", DockId="String", Size="Size", Labels="Strings",
+            Stops="Stops",
+        ),
+        "ListCratesRequest": _structure(
+            [], DockId="String", CrateIds="Strings", Statuses="Statuses", NameContains="String", CreatedAfter="When",
+            SortOrder="Order",
+        ),
+        "ListCratesResponse": _structure([], Crates="CrateList"),
         "CreateCrateResponse": _structure([], Crate="Crate"),
         "UpdateCrateRequest": _structure(["CrateId"], CrateId="String", Weight="Count", Name="String"),
-        "DescribeCrateRequest": _structure(["CrateId"], CrateId="String"),
+        "DescribeCrateRequest": _structure(["DockId", "CrateId"], DockId="String", CrateId="String"),
         "DescribeCrateResponse": _structure([], Crate="Crate"),
         "CreateDockRequest": _structure(["Name"], Name="String", Capacity="Count"),
         "GetDockResponse": _structure([], Dock="Dock"),

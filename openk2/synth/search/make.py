@@ -1,30 +1,22 @@
-"""Search records by the thousand: shards of compressed JSON lines, the same bytes from the same seed.
+"""Search records by the thousand.
 
     k2 synth search --data DATA --out OUT --count 10000
 
-Record n belongs to collection n // 20; both follow from the seed and n alone, so shards can be made in any order and by
-several processes, killed and gone on with: one that is there is whole, and kept.
+Record n belongs to collection n // 20; both follow from the seed and n alone.
 """
 
 from __future__ import annotations
 
-import gzip
-import hashlib
-import json
-import os
 import random
-import time
 from collections import Counter
-from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import lru_cache
-from itertools import repeat
 from pathlib import Path
 from typing import Any, Literal
 
-from openk2 import __version__
 from openk2.errors import UserError
+from openk2.synth import shards
 from openk2.synth.heldout import held_out
 from openk2.synth.search.collection import SOURCES, Collection, Library
 from openk2.synth.search.questions import Drawer, NoAnswer, Query, Solver, hops, structure
@@ -42,8 +34,8 @@ _TRIES = 100  # draws for one record
 
 
 @dataclass(frozen=True)
-class Order:
-    """What is to be made; two orders that are equal give equal bytes."""
+class Order(shards.Order):
+    """Records of one side of the split. Raises UserError where a shard would end within a collection."""
 
     data: str  # folder
     count: int
@@ -51,9 +43,25 @@ class Order:
     size: int = 1000  # of a shard, in records: a multiple of USES
     split: Split = "train"
 
-    @property
-    def shards(self) -> int:
-        return -(-self.count // self.size)
+    def __post_init__(self) -> None:
+        if self.size % USES:
+            raise UserError(f"A shard holds a multiple of {USES} records, not {self.size}: give another --shard.")
+
+    def about(self) -> dict[str, Any]:
+        return {"split": self.split}
+
+    def sources(self) -> Any:
+        return SOURCES
+
+    def records(self, numbers: range, dropped: Counter[str]) -> Iterator[Record]:
+        for group in range(numbers.start // USES, -(-numbers.stop // USES)):
+            made, told = records(self, group)
+            dropped += told
+            yield from made
+
+    def tallied(self, record: Record) -> dict[str, Any]:
+        proof = record["proof"]
+        return super().tallied(record) | {"hops": proof["hops"], "detours": proof["detours"]}
 
 
 @lru_cache(maxsize=2)
@@ -141,62 +149,3 @@ def check(made: Record, data: Path) -> list[str]:
     except (KeyError, TypeError) as error:
         return [f"malformed: {error!r}"]
     return problems(made, collection(str(data), split, name))
-
-
-def make_shard(order: Order, out: Path, shard: int) -> dict[str, Any]:
-    """Write one shard and what is in it; `NAME.json` stands once the shard is whole."""
-    path = out / f"part-{shard:05d}.jsonl.gz"
-    counts: dict[str, Counter[str]] = {name: Counter() for name in ("kinds", "hops", "calls", "detours", "dropped")}
-    lines: list[bytes] = []
-    first, last = shard * order.size, min((shard + 1) * order.size, order.count)
-    for group in range(first // USES, -(-last // USES)):
-        made, dropped = records(order, group)
-        counts["dropped"] += dropped
-        for record in made:
-            lines.append(json.dumps(record, ensure_ascii=False, separators=(",", ":")).encode() + b"\n")
-            counts["kinds"][record["kind"]] += 1
-            counts["hops"][str(record["proof"]["hops"])] += 1
-            counts["calls"][str(sum(m["role"] == "tool" for m in record["messages"]))] += 1
-            counts["detours"][str(record["proof"]["detours"])] += 1
-    text = b"".join(lines)
-    part = path.with_suffix(".part")
-    part.write_bytes(gzip.compress(text, 3, mtime=0))
-    part.replace(path)
-    summary = {"file": path.name, "records": len(lines), "blake2b": hashlib.blake2b(text, digest_size=16).hexdigest()}
-    summary |= {name: dict(sorted(count.items())) for name, count in counts.items()}
-    side = out / f"part-{shard:05d}.json"
-    side.with_suffix(".tmp").write_text(json.dumps(summary), encoding="utf-8")
-    side.with_suffix(".tmp").replace(side)
-    return summary
-
-
-def make(order: Order, out: Path, workers: int = 1, say: Callable[[str], None] = print) -> dict[str, Any]:
-    """Make all shards that are not there, and the manifest; returns it. Raises UserError for another order's folder."""
-    if order.size % USES:
-        raise UserError(f"A shard holds a multiple of {USES} records, not {order.size}: give another --shard.")
-    out.mkdir(parents=True, exist_ok=True)
-    wanted = {"version": __version__} | {k: v for k, v in asdict(order).items() if k != "data"}
-    file = out / "order.json"
-    if file.exists() and json.loads(file.read_text(encoding="utf-8")) != wanted:
-        raise UserError(f"{out} holds records of another order; give another --out, or the same options as before.")
-    file.write_text(json.dumps(wanted, indent=1) + "\n", encoding="utf-8")
-    done = {n: json.loads(p.read_text()) for n in range(order.shards) if (p := out / f"part-{n:05d}.json").exists()}
-    missing = [n for n in range(order.shards) if n not in done]
-    started, made = time.monotonic(), 0
-    for number, summary in zip(missing, _all(order, out, missing, workers), strict=True):
-        done[number] = summary
-        made += summary["records"]
-        rate = made / (time.monotonic() - started)
-        say(f"{len(done)}/{order.shards} shards, {made:,} records, {rate:.0f}/s")
-    summaries = [done[n] for n in sorted(done)]
-    manifest = wanted | {"sources": SOURCES, "records": sum(s["records"] for s in summaries), "shards": summaries}
-    (out / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
-    return manifest
-
-
-def _all(order: Order, out: Path, shards: list[int], workers: int) -> Iterator[dict[str, Any]]:
-    if workers == 1:
-        yield from (make_shard(order, out, n) for n in shards)
-    else:
-        with ProcessPoolExecutor(workers or os.cpu_count()) as pool:
-            yield from pool.map(make_shard, repeat(order), repeat(out), shards)

@@ -6,15 +6,18 @@ import json
 import random
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from openk2.synth.task.episode import Episode, Trajectory
+from openk2.chat.messages import Message, ToolCall
+from openk2.synth.task.dialogue import Dialogue, Trajectory
+from openk2.synth.task.episode import Episode
 from openk2.synth.task.make import Library
-from openk2.synth.task.plan import outcome
-from openk2.synth.task.spoil import SPOILS, alternative
+from openk2.synth.task.rubric import Declines, Evidence, Fulfils, StateCheck, States, reached
+from openk2.synth.task.spoil import ALTERNATIVES, SPOILS, alternative
 from openk2.synth.task.task import Task, draw_task
+from openk2.synth.task.users import Wish
 from openk2.synth.task.verify import problems
 from openk2.synth.world.laws import failures
 from openk2.synth.world.mutants import survivors
@@ -23,6 +26,7 @@ from openk2.synth.world.signature import effects, fingerprint, shape
 from openk2.synth.world.spec import Tool
 from openk2.synth.world.world import World
 
+_LARGE = 50  # tools of a world
 _NEAR = 0.5  # Jaccard similarity of words at which a real tool counts as covered
 
 
@@ -41,39 +45,48 @@ def share(part: int, whole: int) -> str:
 
 def tools_of(library: Library) -> list[Row]:
     """Counts and distinctness over all worlds."""
-    shapes, signatures, motifs = Counter[str](), Counter[str](), Counter[str]()
-    real = entities = worlds = 0
+    shapes, deep, signatures, motifs = Counter[str](), Counter[str](), Counter[str](), Counter[str]()
+    real = entities = large = 0
     for number in range(len(library)):
         spec = library.spec(number)
-        worlds, entities = worlds + 1, entities + sum(not e.hidden for e in spec.entities)
+        entities += sum(not e.hidden for e in spec.entities)
+        large += len(spec.tools) >= _LARGE
         for tool in spec.tools:
             shapes[shape(spec, tool)] += 1
+            deep[shape(spec, tool, deep=True)] += 1
             signatures[effects(spec, tool)] += 1
             motifs[tool.motif] += 1
             real += bool(tool.source)
     tools = shapes.total()
     return [
-        Row("worlds, entities, tools", f"{worlds:,}, {entities:,}, {tools:,}", "counted"),
+        Row("worlds, entities, tools", f"{len(library):,}, {entities:,}, {tools:,}", "counted"),
+        Row(f"worlds of {_LARGE} tools or more", share(large, len(library)), "counted"),
         Row("read off a real operation", share(real, tools), "botocore and MCP specifications; the rest are motifs"),
         Row("distinct shapes", share(len(shapes), tools), "verb, types of arguments and results, names left out"),
+        Row("the same one level deeper", share(len(deep), tools), "with the types inside structures and lists"),
         Row("distinct effect signatures", share(len(signatures), tools), "shape, guards, reads, writes, errors"),
         Row("motifs", ", ".join(f"{name} {n:,}" for name, n in motifs.most_common()), "pieces of the algebra"),
     ]  # fmt: skip
 
 
-def botocore_row(apis: Iterable[Api]) -> Row:
-    shapes = Counter(operation.shape for api in apis for operation in api.operations if operation.shape)
-    return Row(
-        "botocore's own distinct shapes", share(len(shapes), shapes.total()), "the same measure on real operations"
-    )
+def botocore_rows(apis: Iterable[Api]) -> list[Row]:
+    shown = [operation for api in apis for operation in api.operations if operation.shape]
+    top, deep = len({operation.shape for operation in shown}), len({operation.deep for operation in shown})
+    how = "the same measure on real operations"
+    return [
+        Row("botocore's own distinct shapes", share(top, len(shown)), how),
+        Row("botocore's, one level deeper", share(deep, len(shown)), how),
+    ]
 
 
 def sample(library: Library, count: int, rng: random.Random) -> list[tuple[World, Tool]]:
-    """`count` tools, a few a world."""
+    """`count` different tools, a few a world."""
     out: list[tuple[World, Tool]] = []
-    while len(out) < count:
-        world = World(library.spec(rng.randrange(len(library))))
+    for number in rng.sample(range(len(library)), len(library)):
+        world = World(library.spec(number))
         out += [(world, tool) for tool in rng.sample(world.spec.tools, min(4, len(world.spec.tools)))]
+        if len(out) >= count:
+            break
     return out[:count]
 
 
@@ -102,24 +115,26 @@ def proofs(tools: Sequence[tuple[World, Tool]]) -> list[Row]:
     ]
 
 
-def coverage(library: Library, apis: Iterable[Api]) -> Row:
-    """Real MCP tools with a tool of ours whose name and arguments share half their words."""
-    ours: dict[str, list[frozenset[str]]] = {}
+def coverage(library: Library, apis: Iterable[Api]) -> list[Row]:
+    """Real MCP tools with a tool of ours whose name and arguments share half their words; of any source, of another."""
+    ours: dict[str, set[tuple[frozenset[str], str]]] = {}
     for number in range(len(library)):
         for tool in library.spec(number).tools:
             words = frozenset(_words(tool.name, *(p.name for p in tool.params)))
             for word in _words(tool.name):
-                ours.setdefault(word, []).append(words)
-    seen = near = 0
-    for api in apis:
-        for operation in api.operations:
-            words = frozenset(_words(operation.name, *(slot.name for slot in operation.inputs)))
-            close = {w for word in _words(operation.name) for w in ours.get(word, ())}
-            seen += 1
-            near += any(len(words & w) >= _NEAR * len(words | w) for w in close)
-    return Row(
-        "real MCP tools with a neighbour", share(near, seen), f"Jaccard of words of name and arguments >= {_NEAR}"
-    )
+                ours.setdefault(word, set()).add((words, tool.source.partition(".")[0]))
+    seen = near = other = 0
+    for operation in (operation for api in apis for operation in api.operations):
+        words = frozenset(_words(operation.name, *(slot.name for slot in operation.inputs)))
+        close = {pair for word in _words(operation.name) for pair in ours.get(word, ())}
+        found = {source for w, source in close if len(words & w) >= _NEAR * len(words | w)}
+        seen, near = seen + 1, near + bool(found)
+        other += bool(found - {operation.source.partition(".")[0]})
+    how = f"Jaccard of words of name and arguments >= {_NEAR}"
+    return [
+        Row("real MCP tools with a neighbour", share(near, seen), how),
+        Row("... read off another service", share(other, seen), how),
+    ]
 
 
 def _words(*names: str) -> list[str]:
@@ -146,33 +161,32 @@ def floors(tasks: Sequence[tuple[World, Task]]) -> list[Row]:
     needs = sum(_needs_state(world, task) for world, task in solvable)
     rows = [Row("tasks that need state", share(needs, len(solvable)), "fail when the state is reset between calls")]
     for name, policy in (("first tool", _first), ("copy", _copy), ("keyword match", _keyword)):
-        done = sum(_reached(world, task, policy(task)) for world, task in solvable)
+        done = sum(_passes(world, task, policy) for world, task in solvable)
         rows.append(Row(f"floor: {name}", share(done, len(solvable)), "a policy that does not read results"))
     return rows
 
 
 def _needs_state(world: World, task: Task) -> bool:
-    """Whether the plan, its calls made one by one in the first state, and all changes put together, misses the goal."""
-    changes: list[str] = []
+    """Whether something must be read, or the calls, each made in the first state, miss the goal."""
+    if any(goal.kind in ("ask", "each") for goal in task.plan.goals):
+        return True
+    said = task.system + " ".join(wish.text for wish in task.wishes)
+    ids = {key for table in task.plan.start.tables.values() for key in table if key not in said}
+    if any(isinstance(v, str) and v in ids for call in task.plan.calls for v in call.args.values()):
+        return True
     for call in task.plan.calls:
         world.restore(task.plan.start)
         world.call(call.tool, call.args)
-        changes.append(outcome(task.plan.start, world.state))
-    reads = any(isinstance(v, str) and v in _all_ids(task) for call in task.plan.calls for v in call.args.values())
-    return reads or changes[-1] != task.goal
-
-
-def _all_ids(task: Task) -> set[str]:
-    said = task.system + " ".join(request.text for request in task.requests)
-    return {key for table in task.plan.start.tables.values() for key in table if key not in said}
+    return not reached(task.rubric, Evidence(world.spec, task.plan.start, world.state, []))
 
 
 Calls = list[tuple[str, dict[str, Any]]]
+Policy = Callable[[Task, str, list[Any]], Calls]  # (task, the wish's text, what was said in it) -> calls
 
 
-def _values(task: Task) -> list[Any]:
+def _values(wish: Wish) -> list[Any]:
     """Ids, numbers and names that the user says."""
-    text = " ".join(f"{r.text} {' '.join(v for _, v in r.private)}" for r in task.requests)
+    text = f"{wish.text} {' '.join(value for _, value in wish.private)}"
     return [int(v) if v.isdigit() else v for v in re.findall(r"[a-z]+(?:-[a-z0-9]+)+|\d+", text)]
 
 
@@ -194,30 +208,33 @@ def _filled(tool: Tool, values: list[Any]) -> dict[str, Any]:
     return out
 
 
-def _first(task: Task) -> Calls:
-    return [(task.tools[0], _filled(task.world.tool(task.tools[0]), _values(task)))]
+def _first(task: Task, text: str, values: list[Any]) -> Calls:
+    return [(task.tools[0], _filled(task.world.tool(task.tools[0]), values))]
 
 
-def _copy(task: Task) -> Calls:
+def _copy(task: Task, text: str, values: list[Any]) -> Calls:
     """Every tool once, with what was said."""
-    return [(name, _filled(task.world.tool(name), _values(task))) for name in task.tools]
+    return [(name, _filled(task.world.tool(name), values)) for name in task.tools]
 
 
-def _keyword(task: Task) -> Calls:
-    """For every wish the tool whose name shares most words with it."""
-    out: Calls = []
-    for request in task.requests:
-        words = set(re.findall(r"[a-z]+", request.text))
-        best = max(task.tools, key=lambda name: (len(words & set(name.split("_"))), name))
-        out.append((best, _filled(task.world.tool(best), _values(task))))
-    return out
+def _keyword(task: Task, text: str, values: list[Any]) -> Calls:
+    """The tool whose name shares most words with the wish."""
+    words = set(re.findall(r"[a-z]+", text))
+    best = max(task.tools, key=lambda name: (len(words & set(name.split("_"))), name))
+    return [(best, _filled(task.world.tool(best), values))]
 
 
-def _reached(world: World, task: Task, calls: Calls) -> bool:
-    world.restore(task.plan.start)
-    for name, arguments in calls:
-        world.call(name, arguments)
-    return outcome(task.plan.start, world.state) == task.goal
+def _passes(world: World, task: Task, policy: Policy) -> bool:
+    """Whether a policy that makes its calls and says the last result passes the checks of state and answers."""
+    talk = Dialogue.of_task(world, task)
+    while not talk.over:
+        wish = task.wishes[talk.user.at]
+        last = ""
+        for name, arguments in policy(task, wish.text, _values(wish)):
+            call = ToolCall("", name, json.dumps(arguments))
+            last = talk.assistant(Message("assistant", "", "", (call,)))[0].content
+        talk.assistant(Message("assistant", f"Done: {last}"))
+    return not any(isinstance(check, StateCheck | States | Fulfils | Declines) for check, _ in talk.failures())
 
 
 def dialogues(tasks: Sequence[tuple[World, Task]]) -> tuple[Row, list[tuple[World, Trajectory]]]:
@@ -225,7 +242,6 @@ def dialogues(tasks: Sequence[tuple[World, Task]]) -> tuple[Row, list[tuple[Worl
     made: list[tuple[World, Trajectory]] = []
     failed: Counter[str] = Counter()
     for world, task in tasks:
-        world.restore(task.plan.start)
         try:
             record = Episode(world, task).run()
         except RuntimeError as error:
@@ -243,23 +259,27 @@ def dialogues(tasks: Sequence[tuple[World, Task]]) -> tuple[Row, list[tuple[Worl
 
 
 def planted(made: Sequence[tuple[World, Trajectory]], bad: int, good: int, rng: random.Random) -> list[Row]:
-    """Bad trajectories refused, valid alternatives accepted."""
+    """Bad trajectories refused, valid alternatives accepted; of each kind as many as its share of tries gives."""
     refused, planted_ = Counter[str](), Counter[str]()
-    passed = alternatives = 0
-    while (planted_.total() < bad or alternatives < good) and made:
+    passed, others = Counter[str](), Counter[str]()
+    while (planted_.total() < bad or others.total() < good) and made:
         world, record = rng.choice(made)
         name = rng.choice(list(SPOILS))
         if planted_.total() < bad and (spoiled := SPOILS[name](record, world, rng)) is not None:
             planted_[name] += 1
             refused[name] += bool(problems(spoiled, world))
-        if alternatives < good and (other := alternative(record, world, rng)) is not None:
-            alternatives += 1
-            passed += not problems(other, world)
-    kinds = ", ".join(f"{name} {refused[name]}/{n}" for name, n in sorted(planted_.items()))
+        kind = rng.choice(list(ALTERNATIVES))
+        if others.total() < good and (other := alternative(record, world, rng, kind)) is not None:
+            others[kind] += 1
+            passed[kind] += not problems(other, world)
     return [
-        Row("planted bad trajectories refused", share(refused.total(), planted_.total()), kinds),
-        Row("valid alternatives accepted", share(passed, alternatives), "a look more, or without a failed call"),
+        Row("planted bad trajectories refused", share(refused.total(), planted_.total()), _kinds(refused, planted_)),
+        Row("valid alternatives accepted", share(passed.total(), others.total()), _kinds(passed, others)),
     ]
+
+
+def _kinds(part: Counter[str], whole: Counter[str]) -> str:
+    return ", ".join(f"{name} {part[name]}/{n}" for name, n in sorted(whole.items()))
 
 
 def table(rows: Sequence[Row]) -> str:

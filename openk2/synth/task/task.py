@@ -1,6 +1,6 @@
-"""A task: a world in a state, an agent (prompt and tools), a user, what must be true at the end, and a plan to it.
+"""A task: a world in a state, an agent (prompt and tools), a user, a plan, and the rubric by which it is judged.
 
-A function of the world's spec and a seed. Dials: wishes, calls before a wish, tools, private facts, impossible ones.
+A function of the world's spec, a seed and the dials.
 """
 
 from __future__ import annotations
@@ -8,164 +8,205 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 
-from openk2.chat.messages import ToolSpec
-from openk2.synth.task.plan import SLACK, Call, Plan, label_of, make_plan, outcome
-from openk2.synth.task.users import Manner, Request, User
-from openk2.synth.task.words import Voice, clock, handbook, technical
+from openk2.synth.task import rubric as r
+from openk2.synth.task.dials import Dials
+from openk2.synth.task.facts import finder
+from openk2.synth.task.goals import make_plan
+from openk2.synth.task.needed import given
+from openk2.synth.task.office import Office
+from openk2.synth.task.phrases import MANNERS, Manner
+from openk2.synth.task.plan import Goal, Plan
+from openk2.synth.task.users import POLICIES, Policy, User, Wish
+from openk2.synth.task.words import Voice, clock, handbook, money, technical
 from openk2.synth.world import claims as c
-from openk2.synth.world.arrange import arrange, holds
-from openk2.synth.world.laws import situation
 from openk2.synth.world.spec import Tool, WorldSpec
 from openk2.synth.world.state import State
-from openk2.synth.world.world import World, invalid, schema
+from openk2.synth.world.world import World
 
 _STATES = 4  # fresh states of a world: making one costs as much as a task
-_IMPOSSIBLE = (c.Owner, c.Role, c.Deadline, c.Ceiling, c.Approved, c.Enough, c.Room, c.Unused)
-_MANNERS: tuple[Manner, ...] = ("plain", "polite", "terse", "chatty", "hurried")
-
-
-@dataclass(frozen=True)
-class Dials:
-    """`goals`: wishes (from, to). `depth`: calls that one may need before it. `tools`: how many an agent sees at least.
-
-    `private`: the chance that a value is kept back until asked. `impossible`: that of a wish that must be refused.
-    """
-
-    goals: tuple[int, int] = (1, 3)
-    depth: int = 2
-    tools: int = 12
-    private: float = 0.15
-    impossible: float = 0.12
 
 
 @dataclass
 class Task:
-    """`refused`: the error with which the wish of an impossible task is refused, or "". `goal`: see `plan.outcome`."""
+    """`wishes`: one for each goal of the plan. `finders`: by entity, the tool that lists all its records with their
+    labels; records of other entities are called by their ids.
+    """
 
     world: WorldSpec
     seed: int
     plan: Plan
-    requests: tuple[Request, ...]
+    wishes: tuple[Wish, ...]
     manner: Manner
+    policy: Policy
     tools: tuple[str, ...]
     system: str
-    goal: str
-    refused: str = ""
-    by_id: frozenset[str] = frozenset()
+    rubric: tuple[r.Check, ...]
+    finders: dict[str, str]
+
+    @property
+    def first(self) -> int:
+        """The seed of the world's first state from which the task's was made."""
+        return self.seed % _STATES
+
+    @property
+    def refused(self) -> bool:
+        """Whether every wish must be declined."""
+        return all(goal.kind == "refuse" for goal in self.plan.goals)
+
+    def reached(self, state: State) -> bool:
+        """Whether the state is one in which the task may end."""
+        return r.reached(self.rubric, r.Evidence(self.world, self.plan.start, state, []))
 
     def user(self) -> User:
-        return User(self.requests, self.manner, self.seed)
-
-    def tool_specs(self) -> list[ToolSpec]:
-        return [ToolSpec(tool.name, tool.doc, schema(tool)) for name in self.tools if (tool := self.world.tool(name))]
+        return User(self.wishes, self.manner, self.seed, self.policy)
 
 
 def draw_task(world: World, seed: int, dials: Dials | None = None) -> Task | None:
-    """The task of this seed, or None where none is found; leaves `world` in the task's first state."""
-    dials = dials or Dials()
+    """The task of this seed, or None where none is found; leaves `world` in the task's first state.
+
+    In an office the task is about the main world, and the tools of the others are in the agent's hand, too.
+    """
+    office, world = world, world.main if isinstance(world, Office) else world
     rng = random.Random(f"openk2 task {world.spec.name} {world.spec.seed} {seed}")
+    dials = (dials or Dials()).stretched(rng)
     world.fault = None
-    world.restore(_fresh(world, seed % _STATES))
-    refused = ""
-    plan = None
-    if rng.random() < dials.impossible:
-        plan, refused = _impossible(world, rng)
+    world.reset(seed % _STATES)
+    plan = make_plan(world, rng, dials, lambda plan: _needs_looking(world, plan))
     if plan is None:
-        refused = ""
-        plan = make_plan(world, rng, rng.randint(*dials.goals), dials.depth)
-    if plan is None or _trivial(world, plan):
         return None
-    needed = {call.tool for call in plan.calls}
-    readers = {tool.name for tool in world.spec.tools if tool.reads}
-    rest = [tool.name for tool in world.spec.tools if tool.name not in needed]
-    rest.sort(key=lambda name: name not in readers)
-    reading = [name for name in rest if name in readers]
-    others = [name for name in rest if name not in readers]
-    chosen = set(needed) | set(reading) | set(rng.sample(others, min(len(others), max(0, dials.tools - len(needed)))))
-    tools = tuple(tool.name for tool in world.spec.tools if tool.name in chosen)
-    by_id = frozenset(e.name for e in world.spec.entities if finder(world.spec, e.name, tools) is None)
-    voice = Voice(world.spec, plan.start, by_id)
-    requests = tuple(_request(rng, voice, world.tools[call.tool], call, dials) for call in plan.calls if call.wanted)
-    goal = outcome(plan.start, plan.end)
-    world.restore(plan.start)
+    spec = world.spec
+    finders, by_id = _finders(spec, plan)
+    tools = _offered(rng, world, plan, dials.tools)
+    wishes, checks = [], []
+    for number, goal in enumerate(plan.goals):
+        assert goal.before is not None
+        wish, more = _wish(rng, Voice(spec, goal.before, by_id), world, number, goal, dials)
+        wishes.append(wish)
+        checks += more
+    rubric = (*r.state_checks(spec, plan.start, plan.end, given(plan)), *checks, *r.CONDUCT)
+    system = _system(spec, plan.start, [world.tools[name] for name in tools])
+    if isinstance(office, Office):
+        more = [name for name in office.tools if name not in world.tools]
+        tools = (*tools, *more)
+        office.restore(plan.start)
+        system += "".join(_beside(other, [t for n, t in other.tools.items() if n in more]) for other in office.beside)
+    office.restore(plan.start)
     return Task(
-        world.spec, seed, plan, requests, rng.choice(_MANNERS), tools, _system(world.spec, plan.start, tools), goal,
-        refused, by_id,
+        spec, seed, plan, tuple(wishes), rng.choice(MANNERS), rng.choice(POLICIES), tools,
+        system, rubric, finders,
     )  # fmt: skip
 
 
-def _trivial(world: World, plan: Plan) -> bool:
-    """One call about no record that is there: whoever copies what was said would be right."""
-    only = world.tools[plan.calls[0].tool]
-    return len(plan.calls) == 1 and not any(isinstance(claim, c.Needs) for claim in only.claims)
+def _finders(spec: WorldSpec, plan: Plan) -> tuple[dict[str, str], frozenset[str]]:
+    """The tools that list all records of an entity, and the entities that have none."""
+    names = [entity.name for entity in spec.entities]
+    finders = {name: tool.name for name in names if (tool := finder(spec, name, plan.few)) is not None}
+    return finders, frozenset(names) - finders.keys()
 
 
-def _fresh(world: World, number: int) -> State:
-    """One of the world's first states, kept with it."""
-    kept = world.kept
-    if number not in kept:
-        world.reset(number)
-        kept[number] = world.snapshot()
-    return kept[number]
-
-
-def finder(spec: WorldSpec, entity: str, tools: tuple[str, ...]) -> Tool | None:
-    """A tool that lists all records of an entity with their labels, without an argument that must be known."""
-    label = label_of(spec, entity)
-    for tool in spec.tools:
-        shown = tool.claims[-1]
-        if tool.name in tools and isinstance(shown, c.Lists) and shown.entity == entity and label in shown.fields:
-            plain = not shown.mine and not shown.fixed and shown.top >= 50
-            if plain and len(tool.claims) == 1 and not any(p.required for p in tool.params):
-                return tool
-    return None
-
-
-def _impossible(world: World, rng: random.Random) -> tuple[Plan | None, str]:
-    """A wish that a rule or a record forbids: (a plan of the one call that is refused, its error)."""
-    tools = [t for t in world.spec.tools if not t.reads and any(isinstance(x, _IMPOSSIBLE) for x in t.claims)]
-    for tool in rng.sample(tools, min(len(tools), 6)):
-        claim = rng.choice([x for x in tool.claims if isinstance(x, _IMPOSSIBLE)])
-        s = situation(world, tool, world.state, rng, slack=SLACK)
-        if s is None:
+def _needs_looking(world: World, plan: Plan) -> bool:
+    """Whether something must be looked up, or done that is not said: else whoever copies what was said is right."""
+    _, by_id = _finders(world.spec, plan)
+    if all(goal.kind == "refuse" for goal in plan.goals):
+        return True
+    for goal in plan.goals:
+        if goal.kind == "refuse":
             continue
-        me = dict(world.state.me)
-        arrange(claim, s, False)
-        s.state.me = me
-        if invalid(tool, s.args) or holds(claim, s) or s.state.now != world.state.now:
-            continue
-        s.state.commit(undoable=False)
-        s.state.forget()
-        before = world.snapshot()
-        world.restore(s.state)
-        result = world.call(tool.name, s.args)
-        world.restore(before)
-        if result.get("error", {}).get("code") == claim.error:
-            return Plan(s.state, [Call(tool.name, s.args, True)], s.state.copy(), [result]), claim.error
-    return None, ""
+        if goal.kind in ("each", "ask") or len(goal.calls) > 1:
+            return True
+        assert goal.before is not None
+        tool, args = world.tools[goal.calls[0].tool], goal.calls[0].args
+        voice = Voice(world.spec, goal.before, by_id)
+        for p in tool.params:
+            if p.type.kind == "id" and p.name in args and voice.called(p.type.of, args[p.name]) != args[p.name]:
+                return True
+        if any(isinstance(claim, c.Version) for claim in tool.claims):
+            return True
+    return False
 
 
-def _request(rng: random.Random, voice: Voice, tool: Tool, call: Call, dials: Dials) -> Request:
-    """The wish in words; some of its values kept back."""
-    plain = [
-        p for p in tool.params
-        if p.name in call.args and p.required and p.type.kind not in ("id", "ids") and not technical(p.name)
-    ]  # fmt: skip
+def _offered(rng: random.Random, world: World, plan: Plan, least: int) -> tuple[str, ...]:
+    """What is needed, all that reads, and others that are not."""
+    chosen = {call.tool for goal in plan.goals for call in goal.calls}
+    others = [tool.name for tool in world.spec.tools if not tool.reads and tool.name not in chosen]
+    chosen |= set(rng.sample(others, min(len(others), max(0, least - len(chosen)))))
+    return tuple(tool.name for tool in world.spec.tools if tool.reads or tool.name in chosen)
+
+
+def _wish(
+    rng: random.Random, voice: Voice, world: World, number: int, goal: Goal, dials: Dials
+) -> tuple[Wish, list[r.Check]]:
+    """A goal in words, some of its values kept back, and the checks of what is told."""
+    if goal.question is not None:
+        forms = voice.forms(goal.question, goal.answer)
+        wish = Wish(voice.question(rng, goal.question), calls=0, question=True)
+        return wish, [r.States(number, forms), r.Fulfils(number)]
+    target = goal.calls[-1]
+    tool = world.tools[target.tool]
+    if goal.kind == "each":
+        text = voice.each(rng, tool, target.args, goal.entity, goal.by)
+        return Wish(text, calls=len(goal.calls)), [r.Fulfils(number)]
+    simple = ("text", "int", "money", "time", "flag", "choice")
+    plain = [p for p in tool.params if p.name in target.args and p.required and p.type.kind in simple]
+    plain = [p for p in plain if not technical(p.name)]
     private = [p for p in plain if rng.random() < dials.private]
-    given = {name: value for name, value in call.args.items() if name not in {p.name for p in private}}
-    text = voice.request(rng, tool, given)
-    return Request(text, tuple((p.name, voice.value(call.args[p.name], p.type)) for p in private))
+    names = {p.name for p in private}
+    spoken = tuple((p.name, voice.value(target.args[p.name], p.type)) for p in private)
+    checks: list[r.Check] = [
+        r.Asked(tool.name, name, target.args[name], value) for name, value in spoken if not _guessable(tool, name)
+    ]
+    instead, correction = _corrected(rng, voice, tool, target.args, names, dials)
+    given_ = {name: value for name, value in target.args.items() if name not in names}
+    text = voice.request(rng, tool, given_, instead)
+    if goal.kind == "refuse":
+        checks += [r.Declines(number), r.Explains(number, goal.words)]
+    else:
+        checks.append(r.Fulfils(number))
+    return Wish(text, spoken, correction, len(goal.changing)), checks
 
 
-def _system(spec: WorldSpec, state: State, tools: tuple[str, ...]) -> str:
+def _guessable(tool: Tool, name: str) -> bool:
+    """A value of few: to have used it before it was said need not be a guess of this wish's."""
+    return tool.param(name).type.kind in ("flag", "choice")
+
+
+def _corrected(
+    rng: random.Random, voice: Voice, tool: Tool, args: dict[str, object], private: set[str], dials: Dials
+) -> tuple[dict[str, str], str]:
+    """A number said wrong first: (what is said in its place, how it is put right later, or "" if at once)."""
+    numbers = [p for p in tool.params if p.name in args and p.name not in private and p.type.kind in ("int", "money")]
+    numbers = [p for p in numbers if not technical(p.name)]
+    if not numbers or rng.random() >= dials.corrected:
+        return {}, ""
+    p = rng.choice(numbers)
+    right, value = voice.value(args[p.name], p.type), args[p.name]
+    assert isinstance(value, int)
+    other = value + rng.choice((1, 2, 5, 10))
+    wrong = money(other) if p.type.kind == "money" else str(other)
+    if private:
+        return {p.name: wrong}, f"And the {p.name.replace('_', ' ')} is {right}, not {wrong}."
+    return {p.name: rng.choice((f"{wrong}, no, {right}", f"{wrong} - sorry, {right}", f"{wrong}, I mean {right}"))}, ""
+
+
+def _system(spec: WorldSpec, state: State, tools: list[Tool]) -> str:
     """What the agent is told: whom it helps, the time, how values are written, the rules of the house."""
     me = state.tables["user"].get(state.me["id"], {"name": "a guest", "role": ""})
-    rules = handbook(spec, [spec.tool(name) for name in tools])
     lines = [
         f"You help {me['name']} (id {state.me['id']}, role {state.me['role']}) with {spec.domain}.",
         f"It is {clock(state.now)}. Tools write times in minutes since day 0 (a day has 1440) and money in cents.",
-        "Use only ids that you were told or have seen. Do what is asked, nothing else. If a rule forbids it, say so.",
+        "Use only ids that you were told or have seen. Do what is asked, nothing else; but where a record must be in "
+        "another state first, bring it there. If a rule forbids what is asked, say so.",
     ]
-    if rules:
-        lines.append("Rules:\n" + "\n".join(f"- {rule}" for rule in rules))
-    return "\n".join(lines)
+    return "\n".join(lines) + _rules("Rules", spec, tools)
+
+
+def _beside(world: World, tools: list[Tool]) -> str:
+    """What is told of a world whose tools the agent has besides."""
+    me = world.state.me
+    told = f"\nYou also have tools of {world.spec.domain}, where the user is {me['id']} with the role {me['role']}."
+    return told + _rules(f"Rules of {world.spec.domain}", world.spec, tools)
+
+
+def _rules(title: str, spec: WorldSpec, tools: list[Tool]) -> str:
+    rules = handbook(spec, tools)
+    return f"\n{title}:\n" + "\n".join(f"- {rule}" for rule in rules) if rules else ""

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import random
-import re
 from typing import Any
 
-from openk2.synth.task.plan import label_of
+from openk2.synth.task.facts import label_of
+from openk2.synth.task.phrases import listed
+from openk2.synth.task.plan import Question
 from openk2.synth.world import claims as c
+from openk2.synth.world.schemas import verb_at
 from openk2.synth.world.spec import Tool, WorldSpec
 from openk2.synth.world.state import State
 from openk2.synth.world.tree import Type
@@ -59,20 +61,29 @@ class Voice:
                 return self.called(kind.of, value)
             case "ids":
                 return ", ".join(self.called(kind.of, v) for v in value)
+            case "texts":
+                return ", ".join(map(str, value))
+            case "object":
+                types = {part.name: part.type for part in kind.parts}
+                return " and ".join(f"{said(name)} {self.value(v, types[name])}" for name, v in value.items())
+            case "objects":
+                return "; ".join(self.value(v, Type("object", parts=kind.parts)) for v in value)
         return said(str(value)) if kind.kind == "choice" else str(value)
 
-    def request(self, rng: random.Random, tool: Tool, args: dict[str, Any]) -> str:
-        """A verb phrase that asks for this call and says all the values given: `move 12 of the stock of A to B`."""
+    def request(self, rng: random.Random, tool: Tool, args: dict[str, Any], instead: dict[str, str]) -> str:
+        """A verb phrase that asks for this call and says all the values given: `move 12 of the stock of A to B`.
+
+        `instead`: what is said in place of a value, by argument.
+        """
         entity_of = {claim.id_arg: claim.entity for claim in tool.claims if isinstance(claim, c.Needs)}
 
         def record(arg: str) -> str:
             return f"the {said(entity_of[arg])} {self.called(entity_of[arg], args[arg])}"
 
         ids = [arg for arg in entity_of if arg in args]
-        rest = [p for p in tool.params if p.name in args and p.name not in entity_of and not technical(p.name)]
-        told = [f"{said(p.name)} {self.value(args[p.name], p.type)}" for p in rest]
+        told = self._told(tool, args, set(entity_of), instead)
         if tool.motif == "transfer" and "amount" in args:
-            field, amount = said(goal_of(tool, c.Adds).field), args["amount"]
+            field, amount = said(goal_of(tool, c.Adds).field), instead.get("amount", args["amount"])
             return rng.choice((
                 f"move {amount} of the {field} of {record(ids[0])} to {record(ids[1])}",
                 f"transfer {amount} {field} from {record(ids[0])} to {record(ids[1])}",
@@ -80,6 +91,58 @@ class Voice:
             ))  # fmt: skip
         phrase = _verb_phrase(rng, tool, [record(arg) for arg in ids])
         return phrase + (_joined(rng, told) if told else "")
+
+    def _told(self, tool: Tool, args: dict[str, Any], without: set[str], instead: dict[str, str]) -> list[str]:
+        rest = [p for p in tool.params if p.name in args and p.name not in without and not technical(p.name)]
+        return [f"{said(p.name)} {instead.get(p.name) or self.value(args[p.name], p.type)}" for p in rest]
+
+    def each(self, rng: random.Random, tool: Tool, args: dict[str, Any], entity: str, by: tuple[str, Any]) -> str:
+        """A verb phrase that asks for this call for every record with this value in this field."""
+        id_arg = next(claim.id_arg for claim in tool.claims if isinstance(claim, c.Needs))
+        which = self.which(rng, entity, by)
+        records = rng.choice((f"every {said(entity)} {which}", f"all {plural(entity)} {which}"))
+        told = self._told(tool, args, {id_arg}, {})
+        return _verb_phrase(rng, tool, [records]) + (_joined(rng, told) if told else "")
+
+    def which(self, rng: random.Random, entity: str, by: tuple[str, Any]) -> str:
+        """`whose status is stopped`."""
+        name, value = by
+        kind = self.spec.entity(entity).field(name).type
+        shown = self.value(value, kind)
+        return rng.choice((f"whose {said(name)} is {shown}", f"with {said(name)} {shown}"))
+
+    def question(self, rng: random.Random, q: Question) -> str:
+        """What comes after `tell me`."""
+        name, which = said(q.field), f" {self.which(rng, q.entity, q.by)}" if q.by else ""
+        many = plural(q.entity)
+        match q.how:
+            case "count":
+                return rng.choice((f"how many {many} there are{which}", f"the number of {many}{which}"))
+            case "sum":
+                return f"the total {name} of all {many}{which}"
+            case "value":
+                record = f"the {said(q.entity)} {self.called(q.entity, q.key)}"
+                return rng.choice((f"the {name} of {record}", f"what {record} has as {name}"))
+        time = self.spec.entity(q.entity).field(q.field).type.kind == "time"
+        more = ("latest", "earliest") if time else rng.choice((("largest", "smallest"), ("highest", "lowest")))
+        return f"which {said(q.entity)}{which} has the {more[q.how == 'least']} {name}"
+
+    def forms(self, q: Question, answer: Any) -> tuple[str, ...]:
+        """How an answer may be written: as people say it, or as tools do."""
+        if q.how in ("most", "least"):
+            return tuple(dict.fromkeys((self.called(q.entity, answer), answer)))
+        if q.how == "count":
+            return (str(answer),)
+        kind = self.spec.entity(q.entity).field(q.field).type
+        spoken = "true" if answer is True else "false" if answer is False else str(answer)
+        return tuple(dict.fromkeys((self.value(answer, kind), spoken)))
+
+
+def plural(entity: str) -> str:
+    words = said(entity)
+    if words.endswith("y") and words[-2:-1] not in "aeiou":
+        return words[:-1] + "ies"
+    return words if words.endswith("s") else words + ("es" if words.endswith(("x", "ch", "sh")) else "s")
 
 
 def goal_of(tool: Tool, effect: type) -> Any:
@@ -129,17 +192,18 @@ def _verb_phrase(rng: random.Random, tool: Tool, records: list[str]) -> str:
             noun = said(made.entity)
             of = f" for {' and '.join(records)}" if records else ""
             a = "an" if noun[0] in "aeiou" else "a"
-            return rng.choice((f"create {a} {noun}{of}", f"set up {a} new {noun}{of}", f"add {a} {noun}{of}"))
+            return rng.choice((f"create {a} {noun}{of}", f"set up a new {noun}{of}", f"add {a} {noun}{of}"))
         case "bulk":
             words = said(tool.name)
             return f"{words}{' of ' + first if first else ''}"
-    verb = tool.name.split("_")[0]
+    words = tool.name.split("_")
+    verb = words[verb_at(words) or 0]  # before the verb stands what the server calls itself: `crm_archive_association`
     return f"{verb} {' and '.join(records)}" if records else said(tool.name)
 
 
 def _joined(rng: random.Random, told: list[str]) -> str:
-    listed = told[0] if len(told) == 1 else ", ".join(told[:-1]) + " and " + told[-1]
-    return rng.choice((f" with {listed}", f": {listed}", f" ({listed})"))
+    all_ = listed(told)
+    return rng.choice((f" with {all_}", f": {all_}", f" ({all_})"))
 
 
 def handbook(spec: WorldSpec, tools: list[Tool]) -> list[str]:
@@ -156,9 +220,8 @@ def rule_of(claim: c.Policy) -> str:
     """The rule in words, or "" for what needs none."""
     match claim:
         case c.Owner(_, _, field, or_role):
-            return (
-                f"only for the {said(field)} of the record{f' or a user with the role {or_role}' if or_role else ''}."
-            )
+            others = f" or a user with the role {or_role}" if or_role else ""
+            return f"only for the {said(field).removesuffix(' id')} of the record{others}."
         case c.Role(allowed):
             return f"only for the role {' or '.join(allowed)}."
         case c.Hours(start, end):
@@ -177,9 +240,3 @@ def rule_of(claim: c.Policy) -> str:
         case c.Idempotent():
             return "with an idempotency_key, a repeated call takes effect once."
     return ""
-
-
-def sentence(text: str) -> str:
-    """With a capital and a full stop."""
-    text = text[:1].upper() + text[1:]
-    return text if re.search(r"[.?!]$", text) else text + "."

@@ -41,6 +41,13 @@ class Situation:
     def record(self, entity: str, id_arg: str) -> Record | None:
         return self.table(entity).get(self.args.get(id_arg, ""))
 
+    def put(self, entity: str, record: Record, **values: Any) -> Record:
+        """The record with these values, in its place."""
+        return self.state.put(entity, record, values)
+
+    def drop(self, entity: str, record: Record) -> None:
+        del self.state.own(entity)[record["id"]]
+
     def add(self, entity: str, **values: Any) -> Record:
         """A further record, of fresh values but for these."""
         fresh = {f.name: first_value(f, self.state, self.rng) for f in self.spec.entity(entity).fields}
@@ -97,6 +104,8 @@ def _holds_of(claim: c.Guard, record: Record, s: Situation) -> bool:
     match claim:
         case c.InState(_, _, field, allowed):
             return record[field] in allowed
+        case c.Matches(_, _, field, arg):
+            return record[field] is not None and record[field] == args.get(arg)
         case c.Unused(_, _, by, by_field):
             return not any(r[by_field] == record["id"] for r in s.table(by).values())
         case c.Enough(_, _, field, arg, held):
@@ -185,7 +194,7 @@ def arrange(claim: c.Guard, s: Situation, pass_: bool) -> None:
                 s.add(link, **{left: args[left_arg], right: args[right_arg]})
             elif present != pass_:
                 for r in rows:
-                    del s.table(link)[r["id"]]
+                    s.drop(link, r)
         case c.Role(allowed):
             _become(s, [role for role in _roles(s) if (role in allowed) == pass_])
         case c.Hours(start, end):
@@ -201,7 +210,7 @@ def arrange(claim: c.Guard, s: Situation, pass_: bool) -> None:
                 _become(s, list(allowed))
         case c.Rate(tool, n, minutes):
             for r in list(s.table("call").values()):
-                del s.table("call")[r["id"]]
+                s.drop("call", r)
             for i in range(n - 1 if pass_ else n):
                 s.add(
                     "call", tool=tool, by=me["id"], at=s.now - (minutes - 1 if i == 0 else rng.randint(1, minutes - 1))
@@ -223,31 +232,35 @@ def _arrange_of(claim: c.Guard, record: Record, s: Situation, pass_: bool) -> No
     match claim:
         case c.InState(entity, _, field, allowed):
             values = s.spec.entity(entity).field(field).type.values
-            record[field] = rng.choice([v for v in values if (v in allowed) == pass_] or list(values))
+            s.put(entity, record, **{field: rng.choice([v for v in values if (v in allowed) == pass_] or list(values))})
+        case c.Matches(entity, _, field, arg):
+            known = list(s.table(s.tool.param(arg).type.of))
+            if record[field] is None and known:
+                record = s.put(entity, record, **{field: rng.choice(known)})
+            others = [key for key in known if key != record[field]]
+            args[arg] = record[field] if pass_ and record[field] else rng.choice(others or [NOBODY])
         case c.Unused(_, _, by, by_field):
-            for r in s.table(by).values():
-                if r[by_field] == record["id"]:
-                    r[by_field] = None
+            for r in [r for r in s.table(by).values() if r[by_field] == record["id"]]:
+                s.put(by, r, **{by_field: None})
             if not pass_:
                 s.add(by, **{by_field: record["id"]})
-        case c.Enough(_, _, field, arg, held):
-            if held:
-                record[held] = rng.randint(1, 5)
-            record[field] = args[arg] + (record[held] if held else 0) - (0 if pass_ else 1)
-        case c.Room(_, _, field, limit, arg):
-            if record[limit] is None or args[arg] > record[limit]:
-                record[limit], args[arg] = 100, 50
-                args[arg] = rng.randint(1, 50)
-            record[field] = record[limit] - args[arg] + (0 if pass_ else 1)
+        case c.Enough(entity, _, field, arg, held):
+            kept = {held: rng.randint(1, 5)} if held else {}
+            s.put(entity, record, **kept | {field: args[arg] + sum(kept.values()) - (0 if pass_ else 1)})
+        case c.Room(entity, _, field, limit, arg):
+            most = record[limit]
+            if most is None or args[arg] > most:
+                most, args[arg] = 100, rng.randint(1, 50)
+            s.put(entity, record, **{limit: most, field: most - args[arg] + (0 if pass_ else 1)})
         case c.Same(entity, _, other_arg, field):
             other = s.record(entity, other_arg)
             if other is None or other is record:
                 return
             f = s.spec.entity(entity).field(field)
             if record[field] is None:
-                record[field] = first_value(f, s.state, rng)
+                record = s.put(entity, record, **{field: first_value(f, s.state, rng)})
             values = [v for v in f.type.values if v != record[field]] or [None]
-            other[field] = record[field] if pass_ else rng.choice(values)
+            s.put(entity, other, **{field: record[field] if pass_ else rng.choice(values)})
         case c.NotUnder(entity, _, parent_arg, parent):
             below = s.record(entity, parent_arg)
             if pass_:
@@ -256,40 +269,38 @@ def _arrange_of(claim: c.Guard, record: Record, s: Situation, pass_: bool) -> No
                     args[parent_arg] = rng.choice(others) if others else s.add(entity)["id"]
                     below = s.record(entity, parent_arg)
                 if below is not None:
-                    below[parent] = None
+                    s.put(entity, below, **{parent: None})
                 return
             depth = rng.choice((0, 1, 2, 3))
             above = record
             for _ in range(depth):
                 above = s.add(entity, **{parent: above["id"]})
             args[parent_arg] = above["id"]
-        case c.Owner(_, _, field, or_role):
-            if pass_ and or_role and rng.random() < 0.4:
-                record[field] = rng.choice(s.users())
-                _become(s, [or_role], record[field])
-            elif pass_:
-                record[field] = me["id"]
-            else:
-                record[field] = rng.choice(s.users())
-                if me["role"] == or_role:
-                    _become(s, [role for role in _roles(s) if role != or_role], record[field])
-        case c.Deadline(_, _, field, minutes):
-            record[field] = s.now + minutes + (s.slack if pass_ else -1 - s.slack)
-            if pass_ and rng.random() < 0.2:
-                record[field] = None
+        case c.Owner(entity, _, field, or_role):
+            by_role = pass_ and or_role and rng.random() < 0.4
+            owner = rng.choice(s.users()) if by_role or not pass_ else me["id"]
+            s.put(entity, record, **{field: owner})
+            if by_role:
+                _become(s, [or_role], owner)
+            elif not pass_ and me["role"] == or_role:
+                _become(s, [role for role in _roles(s) if role != or_role], owner)
+        case c.Deadline(entity, _, field, minutes):
+            last = s.now + minutes + (s.slack if pass_ else -1 - s.slack)
+            s.put(entity, record, **{field: None if pass_ and rng.random() < 0.2 else last})
         case c.Approved(_, _, n):
             for r in list(s.table("approval").values()):
                 if r["record"] == record["id"]:
-                    del s.table("approval")[r["id"]]
+                    s.drop("approval", r)
             for _ in range(n if pass_ else n - 1):
                 s.add("approval", record=record["id"], by=rng.choice(s.users()))
             s.add("approval", record=record["id"], by=me["id"])
             s.add("approval", record=NOBODY, by=rng.choice(s.users()))
-        case c.Version(_, _, field, arg):
-            record[field] = record[field] or rng.randint(1, 9)
-            args[arg] = record[field] + (0 if pass_ else rng.choice((-1, 1)))
-        case c.Alive(_, _, field):
-            record[field] = None if pass_ else s.now - rng.randint(1, 500)
+        case c.Version(entity, _, field, arg):
+            version = record[field] or rng.randint(1, 9)
+            s.put(entity, record, **{field: version})
+            args[arg] = version + (0 if pass_ else rng.choice((-1, 1)))
+        case c.Alive(entity, _, field):
+            s.put(entity, record, **{field: None if pass_ else s.now - rng.randint(1, 500)})
 
 
 def provide(claim: c.Effect, s: Situation) -> None:
@@ -299,17 +310,17 @@ def provide(claim: c.Effect, s: Situation) -> None:
         case c.Expires(entity, field, state, of, _, pool, pool_field, amount, held):
             values = s.spec.entity(entity).field(state).type.values
             holder = rng.choice(list(s.table(pool).values()) or [s.add(pool)])
-            holder[held] = rng.randint(20, 40)
+            s.put(pool, holder, **{held: rng.randint(20, 40)})
             for at, value in ((s.now - 1, of[0]), (s.now, of[0]), (s.now - 5, values[-1]), (s.now - 9, rng.choice(of))):
                 s.add(entity, **{field: at, state: value, pool_field: holder["id"], amount: rng.randint(1, 5)})
         case c.Frees(entity, id_arg, pool, pool_field, amount, held, taken):
             record = s.record(entity, id_arg)
             if record is not None:
                 holder = rng.choice(list(s.table(pool).values()) or [s.add(pool)])
-                record[pool_field], record[amount] = holder["id"], rng.randint(1, 5)
-                holder[held] = rng.randint(6, 20)
+                s.put(entity, record, **{pool_field: holder["id"], amount: rng.randint(1, 5)})
+                holder = s.put(pool, holder, **{held: rng.randint(6, 20)})
                 if taken:
-                    holder[taken] = rng.randint(30, 60)
+                    s.put(pool, holder, **{taken: rng.randint(30, 60)})
         case c.SetsEach(entity, values, ids_arg, field, arg, only_field):
             states = s.spec.entity(entity).field(only_field).type.values if only_field else ("",)
             ids = []
@@ -320,10 +331,12 @@ def provide(claim: c.Effect, s: Situation) -> None:
                 s.add(entity, **other | ({only_field: state} if only_field else {}))
             if ids_arg:
                 args[ids_arg] = ids
+        case c.RemovesEach(entity, ids_arg):
+            args[ids_arg] = [s.add(entity)["id"] for _ in range(2)]
         case c.Absorbs(entity, id_arg, other_arg, field, by, by_field):
             for arg in (id_arg, other_arg):
                 if (record := s.record(entity, arg)) is not None:
-                    record[field] = rng.randint(3, 30)
+                    s.put(entity, record, **{field: rng.randint(3, 30)})
                     if by:
                         s.add(by, **{by_field: record["id"]})
         case c.Unlinks(link, left, left_arg, right, right_arg):
@@ -338,7 +351,47 @@ def provide(claim: c.Effect, s: Situation) -> None:
             s.add("watch", record=NOBODY, watcher=me["id"])
         case c.Adds(entity, id_arg, field):
             if (record := s.record(entity, id_arg)) is not None and record[field] is None:
-                record[field] = rng.randint(1, 9)
+                s.put(entity, record, **{field: rng.randint(1, 9)})
+
+
+def look_for(claim: c.Lists | c.Computes, s: Situation) -> None:
+    """Two records that pass all filters, if only just, and for each filter one like them that fails this one alone."""
+    args, entity = s.args, claim.entity
+    if isinstance(claim, c.Lists) and claim.paged:
+        args |= {"offset": s.rng.choice((0, 0, 1)), "limit": s.rng.choice((1, 2, 5, 50))}
+    kept = {name for guard in s.tool.claims if isinstance(guard, c.Guard) for name in vars(guard).values() if name}
+    mine = {claim.mine: s.state.me["id"]} if isinstance(claim, c.Lists) and claim.mine else {}
+    given = [f for f in claim.filters if f[0] in args]
+    if not (given or claim.fixed or mine):
+        return
+    wanted = {field: args[arg] for arg, field, op in given if arg in kept and op == "=="}
+    record = s.add(entity, **wanted | dict(claim.fixed) | mine)
+    fails = [(field, _another(s, entity, field, value)) for field, value in (*claim.fixed, *mine.items())]
+    for arg, field, op in given:
+        if record[field] is None:
+            record = s.put(entity, record, **{field: _another(s, entity, field, None)})
+        value = record[field]
+        if arg in kept or value is None:
+            continue
+        other = _another(s, entity, field, value) if field != "id" else None
+        if op == "in":
+            args[arg] = [value, *(v for v in args[arg][1:] if v != other)]
+        elif op == "has":
+            at = s.rng.randrange(len(value))
+            args[arg] = value[at : at + s.rng.randint(3, 6)].swapcase()
+        else:
+            args[arg] = value
+        fails.append((field, other if op in ("==", "in", "has") else value + (1 if op == "<=" else -1)))
+    inside = {">=": 1, "<=": -1}
+    like = {name: record[name] + inside[op] if op in inside else record[name] for _, name, op in given}
+    twin = s.add(entity, **{n: v for n, v in like.items() if n != "id"} | dict(claim.fixed) | mine)
+    for arg, _, _ in [f for f in given if f[1:] == ("id", "in")]:
+        args[arg] = [*args[arg], twin["id"]]
+    for field, value in fails:
+        s.add(
+            entity,
+            **{name: v for name, v in record.items() if name != "id"} | ({} if field == "id" else {field: value}),
+        )
 
 
 def _another(s: Situation, entity: str, field: str, value: Any) -> Any:
@@ -370,7 +423,7 @@ def _fill(s: Situation, entity: str, count: int, per: str) -> None:
     keep = {value for value in s.args.values() if isinstance(value, str)}
     for r in rows:
         if len(rows) > count and r["id"] not in keep:
-            del s.table(entity)[r["id"]]
+            s.drop(entity, r)
             rows = [x for x in rows if x is not r]
     for _ in range(count - len(rows)):
         s.add(entity, **({per: s.state.me["id"]} if per else {}))
@@ -380,11 +433,11 @@ def _fill(s: Situation, entity: str, count: int, per: str) -> None:
 
 def _slot(claim: c.FreeSlot, s: Situation, pass_: bool) -> None:
     """What is booked ends just when the new time begins and begins just when it ends; or a minute too late or early."""
-    table, args = s.table(claim.entity), s.args
+    args = s.args
     start, end, place = args[claim.start_arg], args[claim.end_arg], args[claim.place_arg]
-    for r in list(table.values()):
+    for r in list(s.table(claim.entity).values()):
         if r[claim.place] == place:
-            del table[r["id"]]
+            s.drop(claim.entity, r)
     state = {claim.open_field: s.rng.choice(claim.open_values)} if claim.open_field else {}
     over = s.rng.choice((0, 1)) if not pass_ else -1
     s.add(claim.entity, **{claim.place: place, claim.start: start - 60, claim.end: start + (over == 0)}, **state)

@@ -18,7 +18,7 @@ from openk2.synth.world.tree import Value
 
 Pairs = tuple[tuple[str, str], ...]  # (field, argument)
 Values = tuple[tuple[str, Value], ...]  # (field, constant)
-Filters = tuple[tuple[str, str, str], ...]  # (argument, field, operator); all are optional arguments
+Filters = tuple[tuple[str, str, str], ...]  # (argument, field, operator: == >= <= in has), where the argument is given
 
 
 # ---- guards: each names the error of a refusal
@@ -51,6 +51,17 @@ class InState:
     field: str
     allowed: tuple[str, ...]
     error: str = "InvalidState"
+
+
+@dataclass(frozen=True)
+class Matches:
+    """The record's `field` (an id) must be the argument: what lies in another record is named with it, as in a path."""
+
+    entity: str
+    id_arg: str
+    field: str
+    arg: str
+    error: str = "NotFound"
 
 
 @dataclass(frozen=True)
@@ -368,6 +379,14 @@ class SetsEach:
 
 
 @dataclass(frozen=True)
+class RemovesEach:
+    """Every record listed by the `ids_arg` is gone; ids of none are passed over."""
+
+    entity: str
+    ids_arg: str
+
+
+@dataclass(frozen=True)
 class Frees:
     """What a record holds of its pool is held no longer: the pool's `held` shrinks by the record's `amount`, and so
     does its field `taken`, if there is one. `pool_field` of the record points to the pool.
@@ -443,6 +462,8 @@ class Lists:
     """Records that match the given filters, sorted, a page at a time (`offset`, `limit` arguments where `paged`).
 
     `mine`: only those with the caller in that field. `fixed`: constants that fields must have. `top`: at most so many.
+    `sort_arg`: an argument that names another field to sort by; `order_arg`: one that says `ascending` (as where it is
+    not given) or `descending`, instead of `descending`.
     """
 
     entity: str
@@ -454,6 +475,8 @@ class Lists:
     mine: str = ""
     fixed: Values = ()
     top: int = 50
+    sort_arg: str = ""
+    order_arg: str = ""
 
 
 @dataclass(frozen=True)
@@ -469,9 +492,12 @@ class Computes:
 
 Policy = Owner | Role | Hours | Deadline | Ceiling | Approved | Rate | Version | Idempotent | Alive
 Guard = (
-    Needs | Refers | InState | Unique | AtMost | Unused | Enough | Room | Different | Same | Ahead | Ordered | FreeSlot
-    | NotUnder | Linked | Policy
+    Needs | Refers | InState | Matches | Unique | AtMost | Unused | Enough | Room | Different | Same | Ahead | Ordered
+    | FreeSlot | NotUnder | Linked | Policy
 )  # fmt: skip
-Effect = Creates | Removes | Sets | Adds | Copies | Absorbs | SetsEach | Frees | Expires | Unlinks | Notifies | Undoes
+Effect = (
+    Creates | Removes | Sets | Adds | Copies | Absorbs | SetsEach | RemovesEach | Frees | Expires | Unlinks | Notifies
+    | Undoes
+)  # fmt: skip
 Shown = Shows | Lists | Computes
 Claim = Guard | Effect | Shown

@@ -3,7 +3,7 @@
 def restock(s, a):
     shelf = s.find('shelf', a.get('shelf_id'), 'NotFound')
     if not (lt(0, a.get('quantity'))): s.refuse('InvalidValue', 'The quantity must be positive.', a)
-    s.update('shelf', shelf, {'stock': add(shelf['stock'], a.get('quantity'))})
+    shelf = s.update('shelf', shelf, {'stock': add(shelf['stock'], a.get('quantity'))})
     return {'id': shelf['id'], 'stock': shelf['stock']}
 """
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 Function = Callable[["State", dict[str, Any]], dict[str, Any]]
 
-_TESTS = {"==": "eq", "!=": "ne", "<": "lt", "<=": "le", ">": "gt", ">=": "ge", "in": "within"}
+_TESTS = {"==": "eq", "!=": "ne", "<": "lt", "<=": "le", ">": "gt", ">=": "ge", "in": "within", "has": "has"}
 _CALCS = {"+": "add", "-": "sub", "*": "mul", "//": "div", "%": "mod", "min": "least", "max": "most"}
 
 
@@ -39,6 +39,7 @@ BUILTINS: dict[str, Any] = {
     "gt": lambda a, b: _comparable(a, b) and a > b,
     "ge": lambda a, b: _comparable(a, b) and a >= b,
     "within": lambda a, b: a is not None and b is not None and a in b,
+    "has": lambda a, b: isinstance(a, str) and isinstance(b, str) and b.lower() in a.lower(),
     "add": _number(lambda a, b: a + b),
     "sub": _number(lambda a, b: a - b),
     "mul": _number(lambda a, b: a * b),
@@ -107,7 +108,7 @@ def _step(step: t.Step, of: dict[str, str], tool: str) -> list[str]:
             of[bind] = entity
             return [f"{bind} = s.insert({entity!r}, {_object(values)})"]
         case t.Update(bound, values):
-            return [f"s.update({of[bound]!r}, {bound}, {_object(values)})"]
+            return [f"{bound} = s.update({of[bound]!r}, {bound}, {_object(values)})"]
         case t.Remove(bound):
             return [f"s.remove({of[bound]!r}, {bound})"]
         case t.Each(bind, entity, where, do):
@@ -130,10 +131,8 @@ def _output(output: t.Output) -> str:
             return "{" + ", ".join(f"{f!r}: {bound}[{f!r}]" for f in ("id", *fields)) + "}"
         case t.GiveList(entity, where, fields, sort, descending, offset, limit):
             test = "" if where == t.YES else f" if {condition(where)}"
-            return (
-                f"s.page([it for it in s.rows({entity!r}){test}], {('id', *fields)!r}, {sort!r}, {descending}, "
-                f"{expression(offset)}, {expression(limit)})"
-            )
+            how = f"{expression(sort)}, {condition(descending)}, {expression(offset)}, {expression(limit)}"
+            return f"s.page([it for it in s.rows({entity!r}){test}], {('id', *fields)!r}, {how})"
     raise TypeError(f"{output!r} is no output")
 
 

@@ -6,6 +6,7 @@ As `arrange.py`, a second reading of the claims that knows nothing of programs.
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 from openk2.synth.world import claims as c
@@ -14,6 +15,13 @@ from openk2.synth.world.state import Record
 
 Tables = dict[str, dict[str, Record]]
 NEW = "(new)"
+_FITS: dict[str, Callable[[Any, Any], bool]] = {
+    "==": lambda has, wanted: has == wanted,
+    ">=": lambda has, wanted: has >= wanted,
+    "<=": lambda has, wanted: has <= wanted,
+    "in": lambda has, wanted: has in wanted,
+    "has": lambda has, wanted: wanted.casefold() in has.casefold(),
+}
 
 
 class After:
@@ -81,6 +89,8 @@ class After:
                     chosen = record["id"] in args[ids_arg] if ids_arg else record[field] == args[arg]
                     if chosen and (not only_field or record[only_field] in only):
                         record.update(dict(values))
+            case c.RemovesEach(entity, ids_arg):
+                self.tables[entity] = {k: r for k, r in self.tables[entity].items() if k not in args[ids_arg]}
             case c.Frees(_, id_arg, taken=taken):
                 self._release(self.found[id_arg], claim, taken)
             case c.Expires(entity, field, state, of, to):
@@ -118,7 +128,7 @@ class After:
             wanted = self.s.args.get(arg)
             if wanted is None:
                 continue
-            if r[field] is None or not (r[field] == wanted if op == "==" else r[field] >= wanted):
+            if r[field] is None or not _FITS[op](r[field], wanted):
                 return False
         return all(r[field] == value for field, value in fixed)
 
@@ -126,19 +136,11 @@ class After:
         me = self.s.state.me["id"]
         rows = [r for r in self._all(claim.entity) if self._fits(r, claim.filters, claim.fixed)]
         rows = [r for r in rows if not claim.mine or r[claim.mine] == me]
-        sign = -1 if claim.descending else 1
-
-        def before(r: Record) -> tuple[Any, ...]:
-            value = r[claim.sort]
-            if value is None:
-                return (1, 0, r["id"])
-            return (0, value * sign if isinstance(value, int) else 0, r["id"])
-
-        rows.sort(key=before)
-        if any(isinstance(r[claim.sort], str) for r in rows):  # texts have no sign
-            known = sorted((r for r in rows if r[claim.sort] is not None), key=lambda r: r["id"])
-            known.sort(key=lambda r: r[claim.sort], reverse=claim.descending)
-            rows = known + [r for r in rows if r[claim.sort] is None]
+        field = (self.s.args.get(claim.sort_arg) if claim.sort_arg else None) or claim.sort
+        down = self.s.args.get(claim.order_arg) == "descending" if claim.order_arg else claim.descending
+        known = sorted((r for r in rows if r[field] is not None), key=lambda r: r["id"])
+        known.sort(key=lambda r: r[field], reverse=down)
+        rows = known + sorted((r for r in rows if r[field] is None), key=lambda r: r["id"])
         start, most = 0, claim.top
         if claim.paged:
             given = self.s.args.get("limit")

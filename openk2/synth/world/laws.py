@@ -10,7 +10,7 @@ from __future__ import annotations
 import random
 
 from openk2.synth.world import claims as c
-from openk2.synth.world.arrange import Situation, arrange, holds, provide
+from openk2.synth.world.arrange import Situation, arrange, holds, look_for, provide
 from openk2.synth.world.expect import NEW, After, canonical
 from openk2.synth.world.spec import Tool
 from openk2.synth.world.state import State
@@ -28,8 +28,8 @@ def failures(world: World, tool: Tool, seed: int = 0, rounds: int = 4) -> list[s
     rng = random.Random(f"laws {world.spec.name} {tool.name} {seed}")
     out: list[str] = []
     try:
-        for _ in range(rounds):
-            out += _passes(world, tool, start, rng)
+        for number in range(rounds):
+            out += _passes(world, tool, start, rng, (0.0, 1.0, 0.4)[min(number, 2)])
             for claim in tool.claims:
                 if isinstance(claim, c.Guard) and not isinstance(claim, c.Idempotent):
                     out += _stops(world, tool, claim, start, rng)
@@ -62,20 +62,23 @@ def situation(world: World, tool: Tool, start: State, rng: random.Random, slack:
         for _ in range(2):  # a guard may undo what one before it needs
             for claim in _guards(tool):
                 arrange(claim, s, True)
+        if not slack and isinstance(tool.claims[-1], c.Lists | c.Computes):
+            look_for(tool.claims[-1], s)
         if invalid(tool, s.args) == "" and all(holds(claim, s) for claim in _guards(tool)):
             s.state.commit(undoable=False)
             return s
     return None
 
 
-def _passes(world: World, tool: Tool, start: State, rng: random.Random) -> list[str]:
+def _passes(world: World, tool: Tool, start: State, rng: random.Random, without: float) -> list[str]:
+    """`without`: the chance that an optional argument is left out."""
     s = situation(world, tool, start, rng)
     if s is None:
         return ["no situation lets it pass"]
     if any(isinstance(claim, c.Undoes) for claim in tool.claims):
         return _undoes(world, tool, s)
-    for p in tool.params:  # optional arguments are left out now and then
-        if not p.required and rng.random() < 0.4 and not any(_uses(claim, p.name) for claim in _guards(tool)):
+    for p in tool.params:
+        if not p.required and rng.random() < without and not any(_uses(claim, p.name) for claim in _guards(tool)):
             s.args.pop(p.name, None)
     world.restore(s.state)
     result = world.call(tool.name, s.args)

@@ -23,7 +23,7 @@ def lower(tool: Tool) -> t.Program:
         if output is not None:
             raise ValueError(f"{tool.name}: {claim} stands after the output")
         if isinstance(claim, c.Shown):
-            output = _shown(claim, made)
+            output = _shown(claim, made, {p.name for p in tool.params if p.required})
             continue
         if isinstance(claim, c.Guard) and changed:
             raise ValueError(f"{tool.name}: the guard {claim} stands after an effect")
@@ -60,6 +60,9 @@ def _guard(claim: c.Guard, tool: Tool) -> list[t.Step]:
         case c.InState(entity, id_arg, field, allowed, error):
             told = f"The {_said(entity)} must be {' or '.join(allowed)} for this."
             return [t.Require(_in(t.Of(bound(id_arg), field), allowed), error, told)]
+        case c.Matches(entity, id_arg, field, arg, error):
+            told = f"There is no {_said(entity)} {{{id_arg}}} with the {_said(field)} {{{arg}}}."
+            return [t.Require(t.Test("==", t.Of(bound(id_arg), field), t.Arg(arg)), error, told)]
         case c.Unique(entity, field, arg, scope, error):
             same: tuple[t.Cond, ...] = (t.Test("==", _it(field), t.Arg(arg)),)
             if scope:
@@ -78,7 +81,7 @@ def _guard(claim: c.Guard, tool: Tool) -> list[t.Step]:
             if held:
                 have = t.Calc("-", have, t.Of(bound(id_arg), held))
             return [
-                t.Require(t.Test("<=", t.Arg(arg), have), error, f"Its {_said(field)} does not suffice for {{{arg}}}.")
+                t.Require(t.Test("<=", t.Arg(arg), have), error, f"Not enough {_said(field)} for {{{arg}}}.")
             ]
         case c.Room(_, id_arg, field, limit, arg, error):
             sum_ = t.Calc("+", t.Of(bound(id_arg), field), t.Arg(arg))
@@ -138,7 +141,8 @@ def _policy(claim: c.Policy, tool: Tool) -> list[t.Step]:
             mine: t.Cond = t.Test("==", t.Of(bound(id_arg), field), t.Me("id"))
             if or_role:
                 mine = t.Any_((mine, t.Test("==", t.Me("role"), t.Const(or_role))))
-            told = f"Only its {_said(field)}{f' or a {_said(or_role)}' if or_role else ''} may do this."
+            others = f" or a {_said(or_role)}" if or_role else ""
+            told = f"Only its {_said(field).removesuffix(' id')}{others} may do this."
             return [t.Require(mine, error, told)]
         case c.Role(allowed, error):
             return [t.Require(_in(t.Me("role"), allowed), error, f"This needs the role {' or '.join(allowed)}.")]
@@ -213,6 +217,8 @@ def _effect(claim: c.Effect, tool: Tool) -> list[t.Step]:
             if only_field:
                 where = t.All((where, _in(_it(only_field), only)))
             return [t.Each("each", entity, where, (t.Update("each", _values((), values, "", "")),))]
+        case c.RemovesEach(entity, ids_arg):
+            return [t.Each("each", entity, t.Test("in", _it("id"), t.Arg(ids_arg)), (t.Remove("each"),))]
         case c.Frees(_, id_arg, pool, pool_field, amount, held, taken):
             return [_freed(bound(id_arg), pool, pool_field, amount, held, taken)]
         case c.Expires(entity, field, state, of, to, pool, pool_field, amount, held):
@@ -252,29 +258,32 @@ def _values(args: c.Pairs, values: c.Values, mine: str, stamp: str) -> tuple[tup
     return tuple(out)
 
 
-def _where(filters: c.Filters, fixed: c.Values, mine: str = "") -> t.Cond:
+def _where(filters: c.Filters, required: set[str], fixed: c.Values, mine: str = "") -> t.Cond:
     conds: list[t.Cond] = []
     for arg, field, op in filters:
-        conds.append(t.Any_((t.Not(t.Given(arg)), t.Test(cast("t.Operator", op), _it(field), t.Arg(arg)))))
+        fits = t.Test(cast("t.Operator", op), _it(field), t.Arg(arg))
+        conds.append(fits if arg in required else t.Any_((t.Not(t.Given(arg)), fits)))
     conds += [t.Test("==", _it(field), t.Const(value)) for field, value in fixed]
     if mine:
         conds.append(t.Test("==", _it(mine), t.Me("id")))
     return t.All(tuple(conds))
 
 
-def _shown(claim: c.Shown, made: str) -> t.Output:
+def _shown(claim: c.Shown, made: str, required: set[str]) -> t.Output:
     match claim:
         case c.Shows(_, id_arg, fields):
             return t.GiveRecord(bound(id_arg) if id_arg else made, fields)
-        case c.Lists(entity, fields, filters, sort, descending, paged, mine, fixed, top):
+        case c.Lists(entity, fields, filters, sort, descending, paged, mine, fixed, top, sort_arg, order_arg):
             offset, limit = (
                 (t.Or(t.Arg("offset"), t.Const(0)), t.Or(t.Arg("limit"), t.Const(10)))
                 if paged
                 else (t.Const(0), t.Const(top))
             )
-            return t.GiveList(entity, _where(filters, fixed, mine), fields, sort, descending, offset, limit)
+            by: t.Expr = t.Or(t.Arg(sort_arg), t.Const(sort)) if sort_arg else t.Const(sort)
+            down = t.Test("==", t.Arg(order_arg), t.Const("descending")) if order_arg else t.YES if descending else t.NO
+            return t.GiveList(entity, _where(filters, required, fixed, mine), fields, by, down, offset, limit)
         case c.Computes(how, entity, field, filters, fixed):
-            where = _where(filters, fixed)
+            where = _where(filters, required, fixed)
             value: t.Expr = t.Count(entity, where) if how == "count" else t.Total(_how(how), entity, field, where)
             return t.Give((("value", value),))
 

@@ -17,13 +17,26 @@ _OTHER = {"+": "-", "-": "+", "*": "+", "//": "*", "%": "//", "min": "max", "max
 
 
 def mutants(tool: Tool) -> Iterator[tuple[str, t.Program]]:
-    """(what was done, the program): a step, a condition or a value left out; a comparison, sign or constant changed."""
+    """(what was done, the program): a step, a condition or a value left out; a comparison, sign or constant changed;
+    the same in the filters of a list and in what is computed.
+    """
     program = lower(tool)
     for i, step in enumerate(program.steps):
         if not isinstance(step, t.Find | t.Insert) or (isinstance(step, t.Insert) and not _shown(program, step)):
             yield f"without {_name(step)}", _with(program, i, None)
         for what, changed in _changes(step):
             yield what, _with(program, i, changed)
+    match program.output:
+        case t.GiveList() as output:
+            for name in ("where", "descending"):
+                for what, changed in _changes(getattr(output, name)):
+                    yield (
+                        f"list: {what}",
+                        dataclasses.replace(program, output=dataclasses.replace(output, **{name: changed})),
+                    )
+        case t.Give() as output:
+            for what, changed in _changes(output):
+                yield f"answer: {what}", dataclasses.replace(program, output=changed)
 
 
 def _name(step: t.Step) -> str:

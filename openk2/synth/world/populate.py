@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from typing import TYPE_CHECKING, Any
 
-from openk2.synth.world.claims import Absorbs, Removes
+from openk2.synth.world.claims import Absorbs, Removes, RemovesEach
 from openk2.synth.world.spec import Tool
 from openk2.synth.world.state import State
 from openk2.synth.world.texts import PEOPLE, text
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from openk2.synth.world.world import World
 
 _PAST = 24  # calls made before the first user comes
+_MANY = 10  # entities: each has fewer records then
 
 
 def populate(world: World, rng: random.Random) -> None:
@@ -24,13 +25,12 @@ def populate(world: World, rng: random.Random) -> None:
     """
     state = world.state
     state.now = rng.randint(21, 60) * 1440 + rng.randint(480, 1080)
-    for entity in _ordered(world.spec.entities):
-        if entity.hidden:
-            continue
-        count = rng.randint(4, 6) if entity.name == "user" else rng.randint(4, 8)
+    entities = [entity for entity in _ordered(world.spec.entities) if not entity.hidden]
+    for entity in entities:
+        count = rng.randint(4, 6) if entity.name == "user" or len(entities) > _MANY else rng.randint(4, 8)
         people = rng.sample(PEOPLE, count) if entity.name == "user" else []
         for i in range(count):
-            values = {f.name: first_value(f, state, rng) for f in entity.fields}
+            values = first_values(entity, state, rng)
             if people:
                 roles = entity.field("role").type.values
                 values |= {"name": people[i], "role": roles[i % len(roles)]}
@@ -48,7 +48,7 @@ def populate(world: World, rng: random.Random) -> None:
 
 def _ends_users(tool: Tool) -> bool:
     """Whether it takes people away, of whom somebody may be the caller."""
-    return any(isinstance(claim, Removes | Absorbs) and claim.entity == "user" for claim in tool.claims)
+    return any(isinstance(claim, Removes | RemovesEach | Absorbs) and claim.entity == "user" for claim in tool.claims)
 
 
 def _ordered(entities: tuple[Entity, ...]) -> list[Entity]:
@@ -67,6 +67,17 @@ def _ordered(entities: tuple[Entity, ...]) -> list[Entity]:
     for entity in sorted(entities, key=lambda e: e.name != "user"):
         visit(entity, ())
     return done
+
+
+def first_values(entity: Entity, state: State, rng: random.Random) -> dict[str, Any]:
+    """What a fresh record has; it does not end before it starts, nor was it updated before it was created."""
+    values = {f.name: first_value(f, state, rng) for f in entity.fields}
+    times = [f.name for f in entity.fields if f.type.kind == "time" and values[f.name] is not None]
+    for early in times:
+        late = early.replace("start", "end").replace("creat", "updat")
+        if late != early and late in times:
+            values[early], values[late] = sorted((values[early], values[late]))
+    return values
 
 
 def first_value(field: Field, state: State, rng: random.Random) -> Any:
@@ -88,7 +99,25 @@ def first_value(field: Field, state: State, rng: random.Random) -> Any:
         case "id":
             known = list(state.tables[field.type.of])
             return rng.choice(known) if known else None
+        case "texts":
+            return _texts(field, rng)
+        case "object":
+            return _parts(field, state, rng)
+        case "objects":
+            return [_parts(field, state, rng) for _ in range(rng.randint(1, 3))]
     return rng.sample(known := list(state.tables[field.type.of]), min(len(known), rng.randint(0, 3)))
+
+
+def _texts(field: Field, rng: random.Random) -> list[str]:
+    if field.type.values:
+        return sorted(rng.sample(field.type.values, rng.randint(1, min(3, len(field.type.values)))))
+    return [text(field.name, rng) for _ in range(rng.randint(1, 3))]
+
+
+def _parts(field: Field, state: State, rng: random.Random) -> dict[str, Any]:
+    """Some of the parts, in their order."""
+    some = [part for part in field.type.parts if rng.random() < 0.6] or [rng.choice(field.type.parts)]
+    return {part.name: first_value(part, state, rng) for part in some[:4]}
 
 
 def draw_arguments(tool: Tool, state: State, rng: random.Random, wild: float = 0.0) -> dict[str, Any]:

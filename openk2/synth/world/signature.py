@@ -14,29 +14,58 @@ import dataclasses
 import hashlib
 import json
 import random
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from openk2.synth.world import tree as t
 from openk2.synth.world.laws import situation
 from openk2.synth.world.lower import lower
+from openk2.synth.world.schemas import verb_at
 from openk2.synth.world.spec import Tool, WorldSpec
 from openk2.synth.world.world import World
 
 _ROUNDS = 6  # calls of a fingerprint
 
 
-def shape(spec: WorldSpec, tool: Tool) -> str:
-    """Verb, typed arguments (sorted; whether required, how many choices), types of what is given back."""
-    inputs = sorted(f"{p.type.kind}{len(p.type.values) or ''}{'' if p.required else '?'}" for p in tool.params)
-    output = lower(tool).output
-    match output:
-        case t.GiveRecord(_, fields) | t.GiveList(_, _, fields):
-            entity = spec.entity(getattr(tool.claims[-1], "entity", ""))
-            kinds = [entity.field(f).type.kind for f in fields]
-            shown = f"{type(output).__name__}({','.join(kinds)})"
+_WIRE = {
+    "int": "integer", "money": "integer", "time": "timestamp", "flag": "boolean", "ids": "list", "texts": "list",
+    "objects": "list", "object": "structure",
+}  # fmt: skip
+
+
+def shape(spec: WorldSpec, tool: Tool, deep: bool = False) -> str:
+    """Verb, typed arguments (whether required, how many choices), types of what is given back: all sorted, in the type
+    names of botocore. `deep`: with the types inside lists and structures, one level down.
+    """
+
+    def wire(kind: t.Type) -> str:
+        inside = "string" if deep and kind.kind in ("ids", "texts") else ""
+        if deep and kind.parts:
+            inside = ",".join(sorted(wire(part.type) for part in kind.parts))
+        name = _WIRE.get(kind.kind, "string")
+        return f"{name}{len(kind.values) or '' if kind.kind == 'choice' else ''}" + (f"({inside})" if inside else "")
+
+    inputs = sorted(f"{wire(p.type)}{'' if p.required else '?'}" for p in tool.params)
+    match lower(tool).output:
+        case t.GiveRecord(_, fields):
+            shown = _kinds(spec, tool, fields, wire)
+        case t.GiveList(_, _, fields):
+            shown = ["integer", f"list({','.join(_kinds(spec, tool, fields, wire))})" if deep else "list"]
         case _:
-            shown = type(output).__name__
-    return f"{tool.name.split('_')[0]}({','.join(inputs)}) -> {shown}"
+            shown = ["integer"]
+    return f"{_verb(tool)}({','.join(inputs)}) -> {','.join(shown)}"
+
+
+def _verb(tool: Tool) -> str:
+    """The first word of the name; of an MCP tool the verb, wherever it stands."""
+    words = tool.name.split("_")
+    return words[verb_at(words) or 0] if tool.source.startswith("mcp_") else words[0]
+
+
+def _kinds(spec: WorldSpec, tool: Tool, fields: Sequence[str], wire: Callable[[t.Type], str]) -> list[str]:
+    """The types of the fields shown; an id is always among them."""
+    entity = spec.entity(getattr(tool.claims[-1], "entity", ""))
+    return sorted("string" if f == "id" else wire(entity.field(f).type) for f in dict.fromkeys(("id", *fields)))
 
 
 def effects(spec: WorldSpec, tool: Tool) -> str:
@@ -57,7 +86,7 @@ def effects(spec: WorldSpec, tool: Tool) -> str:
         return node
 
     inputs = [[p.type.kind, rename(p.type.of) if p.type.of else "", p.required, rename(p.name)] for p in tool.params]
-    body = json.dumps([shape(spec, tool), inputs, plain(lower(tool))], separators=(",", ":"))
+    body = json.dumps([shape(spec, tool, deep=True), inputs, plain(lower(tool))], separators=(",", ":"))
     return hashlib.blake2b(body.encode(), digest_size=12).hexdigest()
 
 
@@ -76,7 +105,8 @@ def fingerprint(world: World, tool: Tool) -> str | None:
             continue
         world.restore(s.state)
         result = world.call(tool.name, s.args)
-        told.append([_shown(result), _changed(s.state.tables, world.state.tables, s.args)])
+        records = len(s.state.tables.get(getattr(tool.claims[-1], "entity", ""), ()))
+        told.append([_shown(result, records), _changed(s.state.tables, world.state.tables, s.args)])
     world.restore(start)
     if not told:
         return None
@@ -90,12 +120,14 @@ def _kind(value: Any) -> Any:
         return value
     if isinstance(value, int):
         return "number"
-    return "list" if isinstance(value, list) else "text"
+    return type(value).__name__
 
 
-def _shown(result: dict[str, Any]) -> Any:
+def _shown(result: dict[str, Any], records: int) -> Any:
+    """`records`: how many a list could hold; what counts is whether filters and pages cut it, not how many there be."""
     if "items" in result:
-        return ["list", [[_kind(v) for v in item.values()] for item in result["items"][:1]]]
+        first = [[_kind(v) for v in item.values()] for item in result["items"][:1]]
+        return ["list", first, result["total"] < records, len(result["items"]) < result["total"]]
     return [_kind(v) for v in result.values()]
 
 

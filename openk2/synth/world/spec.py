@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from openk2.synth.world import claims as algebra
@@ -26,7 +27,7 @@ class Tool:
     motif: str
     source: str = ""
 
-    @property
+    @cached_property
     def reads(self) -> bool:
         """Whether it changes nothing (but the clock)."""
         return not any(isinstance(claim, Effect) for claim in self.claims)

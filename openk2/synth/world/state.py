@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import json
 from typing import Any
@@ -23,10 +22,15 @@ class Refused(Exception):
 
 
 class State:
-    """What the functions of `code.py` read and change. Records are changed only through its methods."""
+    """What the functions of `code.py` read and change.
+
+    A record is never changed, but replaced by another (`put`, `update`), and a table is copied before its first change
+    after `copy`: so a copy costs a few references, however many records there are.
+    """
 
     def __init__(self, spec: WorldSpec, seed: int) -> None:
         self.tables: dict[str, dict[str, Record]] = {entity.name: {} for entity in spec.entities}
+        self._shared: set[str] = set()  # tables that another state has too
         self._blank = {
             entity.name: {f.name: f.start if f.fixed else None for f in entity.fields} for entity in spec.entities
         }
@@ -63,17 +67,19 @@ class State:
                 break
             number += 1_000_003
         record = {"id": key} | self._blank[entity] | values
-        self.tables[entity][key] = record
+        self.own(entity)[key] = record
         self._changes.append((entity, key, None))
         return record
 
-    def update(self, entity: str, record: Record, values: Record) -> None:
-        self._changes.append((entity, record["id"], dict(record)))
-        record.update(values)
+    def update(self, entity: str, record: Record, values: Record) -> Record:
+        """The record as it is from now on."""
+        before = self.tables[entity][record["id"]]
+        self._changes.append((entity, record["id"], before))
+        return self.put(entity, before, values)
 
     def remove(self, entity: str, record: Record) -> None:
-        self._changes.append((entity, record["id"], dict(record)))
-        self.tables[entity].pop(record["id"], None)
+        self._changes.append((entity, record["id"], record))
+        self.own(entity).pop(record["id"], None)
 
     def answered(self, tool: str, key: Any) -> Record | None:
         return None if key is None else self.replies.get(f"{tool}/{self.me['id']}/{key}")
@@ -103,6 +109,18 @@ class State:
 
     # ---- what worlds call
 
+    def own(self, entity: str) -> dict[str, Record]:
+        """The table, of which no other state knows: to be changed."""
+        if entity in self._shared:
+            self._shared.discard(entity)
+            self.tables[entity] = dict(self.tables[entity])
+        return self.tables[entity]
+
+    def put(self, entity: str, record: Record, values: Record) -> Record:
+        """The record with these values in the place of the old one; no tool did it, so there is nothing to undo."""
+        new = self.own(entity)[record["id"]] = {**record, **values}
+        return new
+
     def commit(self, undoable: bool = True) -> None:
         """A call ended well: its changes become one entry of the caller's journal."""
         if self._changes and undoable:
@@ -121,20 +139,18 @@ class State:
         self._changes = []
 
     def _restore(self, entity: str, key: str, before: Record | None) -> None:
-        table = self.tables[entity]
+        table = self.own(entity)
         if before is None:
             table.pop(key, None)
-        elif key in table:
-            table[key].clear()
-            table[key].update(before)
         else:
-            table[key] = dict(before)
+            table[key] = before
 
     def copy(self) -> State:
         """A state of its own, for trying things."""
-        twin = copy.copy(self)
-        twin.tables = {name: {k: dict(r) for k, r in table.items()} for name, table in self.tables.items()}
-        twin.me = dict(self.me)
+        twin = State.__new__(State)
+        twin.__dict__.update(self.__dict__)
+        twin.tables = dict(self.tables)
+        self._shared, twin._shared = set(self.tables), set(self.tables)
         twin.replies, twin._made = dict(self.replies), dict(self._made)
         twin._journal, twin._changes = list(self._journal), []
         return twin
@@ -148,7 +164,30 @@ class State:
         """Raises KeyError or TypeError for what is no state of this world."""
         state = cls(spec, 0)
         state.tables = {e: {k: dict(r) for k, r in data["tables"][e].items()} for e in state.tables}
-        state.now, state.me, state._made, state._salt = data["now"], dict(data["me"]), dict(data["made"]), data["salt"]
+        state.now, state.me, state._made, state._salt = data["now"], data["me"], dict(data["made"]), data["salt"]
+        return state
+
+    def changes_from(self, first: State) -> Record:
+        """As `to_json`, but only what is different from another state of this world; a record that is gone is None."""
+        tables: dict[str, dict[str, Record | None]] = {}
+        for entity, table in self.tables.items():
+            old = first.tables[entity]
+            if table is not old and table != old:
+                gone = [k for k in old if k not in table]  # in order: the bytes of a record depend on nothing else
+                tables[entity] = {k: r for k, r in table.items() if old.get(k) != r} | dict.fromkeys(gone)
+        return {"tables": tables, "now": self.now, "me": self.me, "made": self._made}
+
+    def changed(self, data: Record) -> State:
+        """The state of which `changes_from` this one gave `data`. Raises KeyError or TypeError for what is none."""
+        state = self.copy()
+        for entity, records in data["tables"].items():
+            table = state.own(entity)
+            for key, record in records.items():
+                if record is None:
+                    del table[key]
+                else:
+                    table[key] = record
+        state.now, state.me, state._made = data["now"], data["me"], dict(data["made"])
         return state
 
     def digest(self) -> str:

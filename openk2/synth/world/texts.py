@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import random
 import re
+from collections.abc import Callable
 
 _FIRST = (
     "amber arctic autumn basalt birch bright cedar cobalt copper coral crimson delta ember fern flint frost golden "
@@ -36,17 +38,19 @@ def name(rng: random.Random) -> str:
 
 def text(field: str, rng: random.Random) -> str:
     """A value for a text field of this name; what looks like a label is a name of its own."""
-    for pattern, make in _KINDS:
-        if re.search(pattern, field):
-            return make(rng)
-    return name(rng)
+    return _maker(field)(rng)
+
+
+@functools.cache
+def _maker(field: str) -> Callable[[random.Random], str]:
+    return next((make for pattern, make in _KINDS if re.search(pattern, field)), name)
 
 
 def _version(rng: random.Random) -> str:
     return f"{rng.randint(1, 9)}.{rng.randint(0, 19)}.{rng.randint(0, 30)}"
 
 
-_KINDS = (
+_KINDS: tuple[tuple[str, Callable[[random.Random], str]], ...] = (
     (r"e?mail", lambda r: f"{r.choice(PEOPLE).lower()}.{r.choice(_SECOND)}@{r.choice(_FIRST)}.example"),
     (r"cidr", lambda r: f"10.{r.randint(0, 255)}.{r.randint(0, 255)}.0/24"),
     (r"(^|_)ip(v4)?($|_)|ip_address", lambda r: f"10.{r.randint(0, 255)}.{r.randint(0, 255)}.{r.randint(1, 254)}"),
@@ -56,7 +60,8 @@ _KINDS = (
     (r"region|zone$", lambda r: r.choice(_REGIONS)),
     (r"description|comment|reason|note$|notes$|memo|body|message$|summary", lambda r: r.choice(_REASONS)),
     (r"phone", lambda r: f"+00 555 {r.randint(1000, 9999)}"),
-    (r"arn$", lambda r: f"arn:{r.choice(_FIRST)}:{r.choice(_SECOND)}/{r.randint(100, 999)}"),
+    (r"_ids?$|identifiers?$", lambda r: f"K{r.getrandbits(24):06X}"),
+    (r"arns?$", lambda r: f"arn:{r.choice(_FIRST)}:{r.choice(_SECOND)}/{r.randint(100, 999)}"),
     (r"currency", lambda r: r.choice(("EUR", "USD", "GBP", "JPY", "CHF"))),
     (r"language|locale", lambda r: r.choice(("en", "de", "fr", "es", "ja", "pt"))),
 )  # fmt: skip

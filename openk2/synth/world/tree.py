@@ -14,13 +14,14 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 Value = str | int | bool | list[str] | None
-Kind = Literal["text", "int", "money", "time", "flag", "choice", "id", "ids"]
-Operator = Literal["==", "!=", "<", "<=", ">", ">=", "in"]
+Kind = Literal["text", "int", "money", "time", "flag", "choice", "id", "ids", "texts", "object", "objects"]
+Operator = Literal["==", "!=", "<", "<=", ">", ">=", "in", "has"]
 
 
 @dataclass(frozen=True)
 class Type:
-    """Of a field or an argument. `of`: the entity of an id or of ids; `values`: of a choice.
+    """Of a field or an argument. `of`: the entity of an id or of ids; `values`: of a choice, or of each of `texts`;
+    `parts`: the plain fields (text, int, flag, choice) of an object, or of each of `objects`; all may be left out.
 
     money is in cents; time is in minutes since the world began (texts show both as a person writes them).
     """
@@ -28,6 +29,7 @@ class Type:
     kind: Kind
     of: str = ""
     values: tuple[str, ...] = ()
+    parts: tuple[Field, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -144,7 +146,9 @@ Expr = Const | Arg | Of | Now | Me | Calc | Or | Count | Total
 
 @dataclass(frozen=True)
 class Test:
-    """Comparison of two values of one kind; `in` takes a list on the right. Unequal kinds or None compare as False."""
+    """Comparison of two values of one kind; `in` takes a list on the right; `has`: the left text contains the right
+    one, letter case aside. Unequal kinds or None compare as False.
+    """
 
     op: Operator
     a: Expr
@@ -181,7 +185,7 @@ class Unset:
 
 
 Cond = Test | All | Any_ | Not | Given | Unset
-YES = All(())
+YES, NO = All(()), Any_(())
 
 
 # ---- steps of a tool
@@ -274,13 +278,15 @@ class GiveRecord:
 
 @dataclass(frozen=True)
 class GiveList:
-    """Records as `{"items": [...], "total": n}`, sorted by `sort` (then id), from `offset`, at most `limit`."""
+    """Records as `{"items": [...], "total": n}`, in order of the field that `sort` names (then id), from `offset`, at
+    most `limit`.
+    """
 
     entity: str
     where: Cond
     fields: tuple[str, ...]
-    sort: str = "id"
-    descending: bool = False
+    sort: Expr = Const("id")
+    descending: Cond = NO
     offset: Expr = Const(0)
     limit: Expr = Const(50)
 

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from openk2.synth.world import claims as c
 from openk2.synth.world.draft import Draft, id_param
+from openk2.synth.world.filters import asked, narrow, order, page_params
 from openk2.synth.world.schemas import Operation, Slot
 from openk2.synth.world.tree import Field, Param, Type
 
 CREATE = set(
     "create register add import allocate purchase request submit invite provision define post upload send put start "
-    "run generate schedule book write insert initiate export issue open".split()
+    "run generate schedule book write insert initiate export issue open save log track build take".split()
 )
 DELETE = set("delete deregister remove terminate deprovision revoke release discard drop erase".split())
-GET = set("get describe retrieve read show fetch lookup view".split())
-LIST = set("list search query find browse scan".split())
+GET = set(
+    "get describe retrieve read show fetch lookup view check analyze explain inspect resolve evaluate summarize "
+    "monitor download extract parse".split()
+)
+LIST = set("list search query find browse scan explore compare count crawl scrape".split())
 UPDATE = set("update modify change set configure edit rename put replace write reset adjust".split())
 COPY = set("copy clone duplicate replicate restore".split())
 LINK = {"associate": "", "attach": "", "link": "", "assign": "", "subscribe": "", "join": ""}
@@ -39,7 +43,9 @@ TO_STATE: dict[str, tuple[str, ...]] = {
     "upgrade": ("upgrading",), "rollback": ("rolled_back",), "reopen": ("open", "active"), "flag": ("flagged",),
 }  # fmt: skip
 _FIRST = ("pending", "creating", "draft", "new", "open", "active", "enabled", "available", "created", "requested")
-_MOST_PARAMS = 10
+_MOST_PARAMS = 12
+_MOST_SHOWN = 12  # fields in a result
+_MOST_OBJECTS = 4  # structures of an entity
 
 
 def fields_of(slots: tuple[Slot, ...], names: set[str], most: int) -> list[Field]:
@@ -47,9 +53,13 @@ def fields_of(slots: tuple[Slot, ...], names: set[str], most: int) -> list[Field
     out: list[Field] = []
     for slot in slots:
         kind, of = slot.kind, slot.of
-        if of and of not in names:
+        if slot.parts and sum(bool(f.type.parts) for f in out) == _MOST_OBJECTS:
             continue
-        if kind == "int" and any(w in slot.name for w in ("price", "cost", "amount", "fee", "charge", "budget")):
+        if of and of not in names:
+            out.append(Field(slot.name, Type("text" if kind == "id" else "texts")))
+        elif slot.parts:
+            out.append(Field(slot.name, Type(kind, parts=tuple(fields_of(slot.parts, set(), len(slot.parts))))))
+        elif kind == "int" and any(w in slot.name for w in ("price", "cost", "amount", "fee", "charge", "budget")):
             out.append(Field(slot.name, Type("money"), 500, 90_000))
         elif kind == "int":
             out.append(Field(slot.name, Type("int"), 1, 200))
@@ -65,12 +75,12 @@ def fields_of(slots: tuple[Slot, ...], names: set[str], most: int) -> list[Field
 def compile_operation(draft: Draft, operation: Operation) -> bool:
     """Add the tool of a real operation on an entity of the draft; False where its verb has no meaning here."""
     verb, entity = operation.verb, operation.noun
-    if verb == "batch":
-        return _bulk(draft, operation)
+    if verb.startswith("batch_"):
+        return _bulk(draft, operation, verb.removeprefix("batch_"))
     state = draft.state(entity)
     if verb in TO_STATE and (state or verb not in CREATE):
         return _transition(draft, operation)
-    if verb in LIST or (verb in GET and operation.plural):
+    if verb in LIST or (verb in GET and (operation.plural or _looks_up(operation))):
         return _list(draft, operation)
     if verb in GET:
         return _get(draft, operation)
@@ -87,8 +97,29 @@ def compile_operation(draft: Draft, operation: Operation) -> bool:
     return False
 
 
-def _shown(draft: Draft, entity: str, most: int = 6) -> tuple[str, ...]:
-    return tuple(draft.fields[entity])[:most]
+def _looks_up(operation: Operation) -> bool:
+    """Whether it finds records by what they are, not one by its id: `get_forecast(city, days)` of an MCP server."""
+    return bool(operation.inputs) and not operation.outputs and all(s.of != operation.noun for s in operation.inputs)
+
+
+def _shown(draft: Draft, operation: Operation, most: int = 6) -> tuple[str, ...]:
+    """The fields of the entity that the real operation gives back, or else the first ones."""
+    fields = draft.fields[operation.noun]
+    named = tuple(dict.fromkeys(name for name in operation.outputs if name in fields))
+    return named[:_MOST_SHOWN] if len(named) >= 2 else tuple(fields)[:most]
+
+
+def _path(draft: Draft, operation: Operation, target: str) -> tuple[list[Param], list[c.Claim]]:
+    """Ids of records in which the target lies, where the real operation requires them (as in a path of a REST API)."""
+    fields = draft.fields[operation.noun]
+    above = [
+        s for s in operation.inputs if s.required and s.kind == "id" and s.of != operation.noun and s.name in fields
+    ]
+    above = [s for s in dict.fromkeys(above) if fields[s.name].type == Type("id", s.of)][:2]
+    error = _not_found(operation, operation.noun)
+    return [id_param(s.of, s.name, s.doc) for s in above], [
+        c.Matches(operation.noun, target, s.name, s.name, error) for s in above
+    ]
 
 
 def _param(draft: Draft, entity: str, slot: Slot | Field, required: bool, doc: str = "") -> Param:
@@ -151,7 +182,7 @@ def _create(draft: Draft, operation: Operation) -> bool:
     mine = "owner_id" if "owner_id" in draft.fields[entity] and "owner_id" not in given else ""
     stamp = next((f.name for f in draft.of_kind(entity, "time") if "creat" in f.name and f.name not in given), "")
     claims.append(c.Creates(entity, tuple((s.name, s.name) for s in slots), values, mine, stamp))
-    claims.append(c.Shows(entity, "", _shown(draft, entity)))
+    claims.append(c.Shows(entity, "", _shown(draft, operation)))
     draft.tool(operation.name, operation.doc, params, claims, "create", operation.source)
     return True
 
@@ -159,7 +190,8 @@ def _create(draft: Draft, operation: Operation) -> bool:
 def _delete(draft: Draft, operation: Operation) -> bool:
     entity = operation.noun
     target = id_param(entity)
-    claims: list[c.Claim] = [c.Needs(entity, target.name, _not_found(operation, entity))]
+    path, lies = _path(draft, operation, target.name)
+    claims: list[c.Claim] = [c.Needs(entity, target.name, _not_found(operation, entity)), *lies]
     state = draft.state(entity)
     if state and len(state.type.values) > 2 and draft.chance(0.6):
         busy = draft.rng.choice(state.type.values)
@@ -170,74 +202,82 @@ def _delete(draft: Draft, operation: Operation) -> bool:
     if users:
         by, by_field = draft.rng.choice(users)
         claims.append(c.Unused(entity, target.name, by, by_field, _error(operation, "ResourceInUseException", "inuse")))
-    shown = _shown(draft, entity, draft.rng.randint(1, 4))
-    claims += [c.Removes(entity, target.name), c.Shows(entity, target.name, shown)]
-    draft.tool(operation.name, operation.doc, [target], claims, "delete", operation.source)
+    claims += [c.Removes(entity, target.name), c.Shows(entity, target.name, _some(draft, operation))]
+    draft.tool(operation.name, operation.doc, [target, *path], claims, "delete", operation.source)
     return True
+
+
+def _some(draft: Draft, operation: Operation) -> tuple[str, ...]:
+    """What a receipt shows: what the real operation does, or a few fields, the first (as a rule a label) with them."""
+    fields = list(draft.fields[operation.noun])
+    if sum(name in fields for name in operation.outputs) >= 2:
+        return _shown(draft, operation)
+    some = draft.rng.sample(fields[1:], min(len(fields) - 1, draft.rng.randint(1, 7)))
+    return (fields[0], *sorted(some, key=fields.index))
 
 
 def _get(draft: Draft, operation: Operation) -> bool:
     entity = operation.noun
     target = id_param(entity)
-    named = tuple(name for name in operation.outputs if name in draft.fields[entity])
-    shown = named if len(named) >= 3 else _shown(draft, entity, draft.rng.randint(6, 14))
-    claims = [c.Needs(entity, target.name, _not_found(operation, entity)), c.Shows(entity, target.name, shown)]
-    draft.tool(operation.name, operation.doc, [target], claims, "get", operation.source)
+    path, lies = _path(draft, operation, target.name)
+    shown = _shown(draft, operation, draft.rng.randint(6, _MOST_SHOWN))
+    claims = [c.Needs(entity, target.name, _not_found(operation, entity)), *lies, c.Shows(entity, target.name, shown)]
+    draft.tool(operation.name, operation.doc, [target, *path], claims, "get", operation.source)
     return True
 
 
 def _list(draft: Draft, operation: Operation) -> bool:
     entity = operation.noun
-    slots = [s for s in _matching(draft, operation) if s.kind != "ids"]
-    fields = [draft.fields[entity][s.name] for s in slots]
-    choices = [f for f in draft.of_kind(entity, "choice", "id") if f not in fields]
-    if not fields and choices:
-        fields = [draft.rng.choice(choices)]
-    fields = fields[:4]
-    params, filters = [], []
-    for f in fields:
-        params.append(Param(f.name, f.type, f"Only those with this {f.name.replace('_', ' ')}.", False))
-        filters.append((f.name, f.name, ">=" if f.type.kind in ("int", "time", "money") else "=="))
-    paged = draft.chance(0.4)
+    looks_up = operation.verb in GET and _looks_up(operation)
+    params, filters = asked(draft, operation, looks_up)
+    if len(params) < 2:
+        few = draft.rng.randint(0, 1) if looks_up else draft.rng.randint(1, 3)
+        more, besides = narrow(draft, entity, few, tuple(f[1] for f in filters))
+        params, filters = params + more, filters + besides
+    paged = draft.chance(0.5)
     if paged:
-        params += _page()
+        params += page_params()
     numbers = draft.of_kind(entity, "int", "time", "money")
     sort = draft.rng.choice(numbers).name if numbers and draft.chance(0.5) else "id"
-    shown = _shown(draft, entity, draft.rng.randint(3, 7))
-    claims = [c.Lists(entity, shown, tuple(filters), sort, draft.chance(0.5), paged)]
+    state = draft.state(entity)
+    first = tuple(draft.fields[entity])[: draft.rng.randint(3, 7)]
+    shown = first if state is None or state.name in first else (*first, state.name)
+    real = {slot.name for slot in operation.inputs}
+    more, by, way = order(
+        draft, entity, bool(real & {"sort_by", "order_by", "sort"}) or draft.chance(0.15),
+        bool(real & {"sort_order", "order", "sort", "sort_direction", "ascending_order"}) or draft.chance(0.15),
+    )  # fmt: skip
+    params += [p for p in more if p.name not in {q.name for q in params}]
+    down = draft.chance(0.5)
+    claims = [c.Lists(entity, shown, tuple(filters), sort, down, paged, sort_arg=by, order_arg=way)]
     draft.tool(operation.name, operation.doc, params, claims, "list", operation.source)
     return True
-
-
-def _page() -> list[Param]:
-    return [
-        Param("offset", Type("int"), "How many to skip.", False, 0),
-        Param("limit", Type("int"), "How many at most (10 if not given).", False, 1, 50),
-    ]
 
 
 def _update(draft: Draft, operation: Operation) -> bool:
     entity = operation.noun
     slots = [s for s in _matching(draft, operation) if s.kind != "ids"]
     state = draft.state(entity)
-    slots = [s for s in slots if not state or s.name != state.name]
+    target = id_param(entity)
+    path, lies = _path(draft, operation, target.name)
+    fixed = {p.name for p in path} | ({state.name} if state else set())
+    slots = [s for s in slots if s.name not in fixed]
     if not slots:
         return False
-    target = id_param(entity)
-    claims: list[c.Claim] = [c.Needs(entity, target.name, _not_found(operation, entity))]
+    claims: list[c.Claim] = [c.Needs(entity, target.name, _not_found(operation, entity)), *lies]
     if state and draft.chance(0.4):
         allowed = tuple(sorted(draft.rng.sample(state.type.values, max(1, len(state.type.values) - 1))))
         claims.append(c.InState(entity, target.name, state.name, allowed, _error(operation, "InvalidState", "state")))
-    params = [target, *(_param(draft, entity, s, len(slots) == 1) for s in slots)]
-    refers = [c.Refers(p.type.of, p.name, _not_found(operation, p.type.of)) for p in params[1:] if p.type.kind == "id"]
+    changed = [_param(draft, entity, s, len(slots) == 1) for s in slots]
+    refers = [c.Refers(p.type.of, p.name, _not_found(operation, p.type.of)) for p in changed if p.type.kind == "id"]
     claims[1:1] = refers
     stamp = next((f.name for f in draft.of_kind(entity, "time") if "updat" in f.name or "modif" in f.name), "")
     stamp = "" if stamp in {s.name for s in slots} else stamp
     claims += [
         c.Sets(entity, target.name, tuple((s.name, s.name) for s in slots), (), "", stamp),
-        c.Shows(entity, target.name, _shown(draft, entity)),
+        c.Shows(entity, target.name, _shown(draft, operation)),
     ]
-    draft.tool(operation.name, operation.doc, params, claims, "update", operation.source)
+    draft.tool(operation.name, operation.doc, [target, *path, *changed], claims, "update", operation.source)
     return True
 
 
@@ -260,23 +300,21 @@ def _transition(draft: Draft, operation: Operation) -> bool:
     allowed = tuple(sorted(draft.rng.sample(others, draft.rng.randint(1, min(3, len(others))))))
     target = id_param(entity)
     error = _error(operation, "InvalidStateException", "state", "conflict")
+    path, lies = _path(draft, operation, target.name)
     claims: list[c.Claim] = [
         c.Needs(entity, target.name, _not_found(operation, entity)),
+        *lies,
         c.InState(entity, target.name, state.name, allowed, error),
     ]
     times = [f for f in draft.of_kind(entity, "time") if verb[:4] in f.name or "updat" in f.name]
     stamp = times[0].name if times else ""
-    params = [target]
-    note = next(
-        (s for s in _matching(draft, operation) if s.kind in ("text", "int", "flag") and s.name != state.name), None
-    )
-    args: tuple[tuple[str, str], ...] = ()
-    if note and note.name != stamp:
-        params.append(_param(draft, entity, note, note.required))
-        args = ((note.name, note.name),)
+    fixed = {state.name, stamp, *(p.name for p in path)}
+    notes = [s for s in _matching(draft, operation) if s.kind not in ("id", "ids") and s.name not in fixed][:4]
+    args = tuple((s.name, s.name) for s in notes)
+    params = [target, *path, *(_param(draft, entity, s, s.required) for s in notes)]
     claims += [
         c.Sets(entity, target.name, args, ((state.name, to),), "", stamp),
-        c.Shows(entity, target.name, tuple(dict.fromkeys((state.name, *_shown(draft, entity, 3))))),
+        c.Shows(entity, target.name, tuple(dict.fromkeys((state.name, *_some(draft, operation))))),
     ]
     draft.tool(operation.name, operation.doc, params, claims, "transition", operation.source)
     return True
@@ -294,24 +332,31 @@ def _copy(draft: Draft, operation: Operation) -> bool:
         claims.append(c.Unique(entity, text.name, text.name, "", _error(operation, "AlreadyExists", "exist")))
         args = ((text.name, text.name),)
     kept = tuple(name for name in draft.fields[entity] if not text or name != text.name)
-    claims += [c.Copies(entity, target.name, kept, args), c.Shows(entity, "", _shown(draft, entity))]
+    claims += [c.Copies(entity, target.name, kept, args), c.Shows(entity, "", _shown(draft, operation))]
     draft.tool(operation.name, operation.doc, params, claims, "copy", operation.source)
     return True
 
 
-def _bulk(draft: Draft, operation: Operation) -> bool:
-    """`batch_update_job`: one change in many records."""
-    state = draft.state(operation.noun)
-    if state is None:
-        return False
+def _bulk(draft: Draft, operation: Operation, verb: str) -> bool:
+    """`batch_update_job`, `batch_get_job`, `batch_delete_job`: many records at once."""
     entity = operation.noun
-    to = draft.rng.choice(state.type.values)
-    only = tuple(sorted(draft.rng.sample(state.type.values, max(1, len(state.type.values) - 2))))
     ids = Param(f"{entity}_ids", Type("ids", entity), f"Ids of {entity.replace('_', ' ')} records.")
-    claims = [
-        c.SetsEach(entity, ((state.name, to),), ids_arg=ids.name, only_field=state.name, only=only),
-        c.Computes("count", entity, state.name, (), ((state.name, to),)),
-    ]
+    if verb in GET:
+        claims: list[c.Claim] = [c.Lists(entity, _shown(draft, operation, 8), ((ids.name, "id", "in"),))]
+        draft.tool(operation.name, operation.doc, [ids], claims, "list", operation.source)
+        return True
+    state = draft.state(entity)
+    if verb in DELETE:
+        claims = [c.RemovesEach(entity, ids.name), c.Computes("count", entity, "id")]
+    elif verb in UPDATE and state:
+        to = draft.rng.choice(state.type.values)
+        only = tuple(sorted(draft.rng.sample(state.type.values, max(1, len(state.type.values) - 2))))
+        claims = [
+            c.SetsEach(entity, ((state.name, to),), ids_arg=ids.name, only_field=state.name, only=only),
+            c.Computes("count", entity, state.name, (), ((state.name, to),)),
+        ]
+    else:
+        return False
     draft.tool(operation.name, operation.doc, [ids], claims, "bulk", operation.source)
     return True
 
