@@ -76,7 +76,7 @@ class Run:
 
 RATES = {"adamw": (5e-4, 1e-3, 2e-3, 4e-3), "muonclip": (2.5e-3, 5e-3, 1e-2, 2e-2)}
 GRID = [Run(name, lr, tokens=GRID_TOKENS) for name, rates in RATES.items() for lr in rates]
-BEST = {"adamw": Run("adamw", 1e-3), "muonclip": Run("muonclip", 5e-3)}  # of the grid
+BEST = {"adamw": Run("adamw", 2e-3), "muonclip": Run("muonclip", 5e-3)}  # of the grid
 FINAL = [replace(BEST[name], seed=seed) for seed in SEEDS for name in BEST]
 SHORT = [
     replace(BEST["muonclip"], seed=seed, tokens=SHORT_TOKENS) for seed in SEEDS
