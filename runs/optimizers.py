@@ -2,7 +2,7 @@
 
     export OPENK2_DATA=/path/to/data     # the source files of docs/recipe.md
     python runs/optimizers.py prepare    # token shards: half real text, half trajectories, and a held-out set
-    python runs/optimizers.py grid       # every rate for the first steps; finished runs are kept, a killed one goes on
+    python runs/optimizers.py grid       # every rate on a quarter; finished runs are kept, a killed one goes on
     python runs/optimizers.py full       # the best of each to the end, for each seed; or the runs that are named
     python runs/optimizers.py table      # what docs/optimizers.md says
     python runs/optimizers.py draw       # docs/optimizers.png
@@ -48,10 +48,10 @@ RECORDS = Path("docs/optimizers.json")
 TOKENIZER = Path("openk2/weights/nano")
 CONTEXT = 1024  # tokens of a piece of text
 TEXT = {"wikipedia": 0.5, "python": 0.2, "pepys": 0.15, "passages": 0.15}  # shares of the text's tokens
-TRAIN_TOKENS, HELD_TOKENS = 1_800_000, 12_000  # of text; as many of trajectories
-BATCH, TOKENS, SHORT_TOKENS = 4096, 250_000, 125_000
+TRAIN_TOKENS, HELD_TOKENS = 1_800_000, 30_000  # of text; as many of trajectories
+BATCH, TOKENS, GRID_TOKENS, SHORT_TOKENS = 4096, 800_000, 400_000, 480_000
 SEEDS = (0, 1, 2)  # the grid used the first
-PAUSES = (24, 42)  # steps after which a run of 61 is evaluated: the end of the grid, and where the rate begins to fall
+PAUSES = (49, 78, 98, 117, 137)  # steps, of 195, after which a run is evaluated; after the last the rate falls
 
 
 @dataclass(frozen=True)
@@ -74,11 +74,9 @@ class Run:
         return Stage(**asdict(self), batch=BATCH, context=4096, warmup=0.1, decay=0.3, floor=0.0)
 
 
-GRID = [
-    *(Run("adamw", lr) for lr in (5e-4, 1e-3, 2e-3, 4e-3)),
-    *(Run("muonclip", lr) for lr in (2.5e-3, 5e-3, 1e-2, 2e-2)),
-]
-BEST = {"adamw": Run("adamw", 1e-3), "muonclip": Run("muonclip", 5e-3)}  # of the grid
+RATES = {"adamw": (5e-4, 1e-3, 2e-3, 4e-3), "muonclip": (2.5e-3, 5e-3, 1e-2, 2e-2)}
+GRID = [Run(name, lr, tokens=GRID_TOKENS) for name, rates in RATES.items() for lr in rates]
+BEST = {"adamw": Run("adamw", 2e-3), "muonclip": Run("muonclip", 5e-3)}  # of the grid
 FINAL = [replace(BEST[name], seed=seed) for seed in SEEDS for name in BEST]
 SHORT = [
     replace(BEST["muonclip"], seed=seed, tokens=SHORT_TOKENS) for seed in SEEDS
@@ -201,12 +199,10 @@ def tokens_to(loss: float, points: Sequence[tuple[float, float]]) -> float | Non
 
 def table(records: dict[str, dict[str, Any]]) -> None:
     """Print what the page says."""
-    print(
-        f"Seed 0: held-out loss (both, text, trajectories) after {PAUSES[0]} steps, and at the end where it got there"
-    )
+    print(f"Seed 0: held-out loss (both, text, trajectories) at the end of {GRID_TOKENS:,} tokens")
     for one in (one for one in GRID if one.name in records):
-        held = records[one.name]["held"]
-        print(f"  {one.name:24}", *((h["both"], h["text"], h["trajectories"]) for h in (held[0], *held[len(PAUSES) :])))
+        held = records[one.name]["held"][-1]
+        print(f"  {one.name:28}", held["both"], held["text"], held["trajectories"])
     pairs = {
         seed: [records[name]["held"] for best in BEST.values() if (name := replace(best, seed=seed).name) in records]
         for seed in SEEDS
@@ -269,7 +265,7 @@ def draw(records: dict[str, dict[str, Any]]) -> None:
             left.plot([t / 1e3 for t in tokens], mean, color=colour, linewidth=0.8, label=label)
             held = records[one.name]["held"]
             left.plot([h["tokens"] / 1e3 for h in held], [h["both"] for h in held], "o", color=colour, markersize=4)
-        grid = [(one.lr, records[one.name]["held"][0]["both"]) for one in GRID if one.optimizer == name]
+        grid = [(one.lr, records[one.name]["held"][-1]["both"]) for one in GRID if one.optimizer == name]
         right.plot(*zip(*sorted(grid), strict=True), "o-", color=colour)
     left.legend()
     left.set(
@@ -277,7 +273,7 @@ def draw(records: dict[str, dict[str, Any]]) -> None:
         ylabel="loss (nats a token)",
         title="lines: training, mean of 9 steps; points: held out",
     )
-    right.set(xlabel="learning rate", xscale="log", title=f"grid: held-out loss after {PAUSES[0]} steps")
+    right.set(xlabel="learning rate", xscale="log", title=f"grid: held-out loss after {GRID_TOKENS:,} tokens")
     figure.savefig(RECORDS.with_suffix(".png"), dpi=120)
 
 
@@ -288,11 +284,11 @@ if __name__ == "__main__":
     elif command == "grid":
         for one in GRID:
             if one.name in names or not names:
-                run(one, PAUSES[:1])
+                run(one, (None,))
     elif command == "full":
         named = {one.name: one for one in (*GRID, *FINAL, *SHORT)}
         for one in [named[name] for name in names] or (*FINAL, *SHORT):
-            run(one, (None,) if one in SHORT else (*PAUSES, None))
+            run(one, (*PAUSES, None) if one.tokens == TOKENS else (None,))
     elif command == "table":
         table(gather())
     elif command == "draw":

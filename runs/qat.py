@@ -28,8 +28,8 @@ from openk2.train.recipe import Stage
 
 SEEDS = (0, 1, 2)
 STABLE, DECAY = 1_600_000, 400_000  # bytes before: a whole training, to the end of its rate
-AFTER = 800_000  # bytes of the stage after it, with the experts seen through INT4, or not
-RATE = 4e-3  # at the start of that stage; it falls to nothing. Before: 0.02
+AFTER = 2_400_000  # bytes of the stage after it, with the experts seen through INT4, or not
+RATE = 1e-3  # at the start of that stage; it falls to nothing. Before: 0.02
 CONFIG = network(layers=4, width=64, heads=2)
 
 
