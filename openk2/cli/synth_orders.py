@@ -37,7 +37,8 @@ def make(order: Order, out: Path | None, workers: int, ray: bool) -> None:
     if out is None:
         raise UserError("The shards need a folder; give --out.")
     manifest = shards.make(order, out, workers, ray, say=click.echo)
-    click.echo(f"{manifest['records']:,} records in {len(manifest['shards'])} shards, each verified: {out}")
+    shards = len(manifest["shards"])
+    click.echo(f"{manifest['records']:,} records in {shards} shard{'s' * (shards != 1)}, each verified: {out}")
 
 
 def verify(file: Path, problems: Callable[[Record], list[str]], show: int = 5) -> None:

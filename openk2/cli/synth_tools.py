@@ -14,6 +14,7 @@ from openk2.errors import UserError
 if TYPE_CHECKING:
     from openk2.synth.world.schemas import Api
 
+_TRIED = 50  # seeds of a task
 _FOLDER = click.Path(path_type=Path)
 worlds_option = click.option("--worlds", type=_FOLDER, required=True, help="Folder that `k2 synth tools` wrote.")
 
@@ -127,7 +128,7 @@ def audit(worlds: Path, data: Path | None, sample: int, tasks: int, planted: int
 @click.command()
 @click.argument("world")
 @worlds_option
-@click.option("--seed", default=0, show_default=True, help="Of the state, or of the task.")
+@click.option("--seed", default=0, show_default=True, help="Of the state; the first that is tried for a task.")
 @click.option("--task", is_flag=True, help="Put the world into the first state of a task, with the task's tools.")
 @click.option("--tell", is_flag=True, help="Print the task as one would give it to an agent, and serve nothing.")
 @click.option("--result", type=_FOLDER, help="JSON file that says after each call whether the task's goal is reached.")
@@ -143,12 +144,13 @@ def serve(world: str, worlds: Path, seed: int, task: bool, tell: bool, result: P
     opened = Library(worlds).named(world)
     opened.reset(seed)
     text, offered = f"{opened.spec.domain}: {len(opened.spec.tools)} tools over a state that calls change.", ()
-    drawn = draw_task(opened, seed, ALONE) if task or tell else None
+    seeds = range(seed, seed + _TRIED) if task or tell else ()
+    drawn = next((found for number in seeds if (found := draw_task(opened, number, ALONE))), None)
     if drawn is not None:
         wishes = [sentence(f"tell me {w.text}" if w.question else w.text) for w in drawn.wishes]
         text, offered = "\n\n".join([drawn.system, *wishes]), drawn.tools
     elif task or tell:
-        raise UserError(f"The seed {seed} has no task in {world}; try another.")
+        raise UserError(f"No task was found in {world} from the seed {seed} on; give another --seed or world.")
     if tell:
         click.echo(text)
         return

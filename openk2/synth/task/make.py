@@ -15,6 +15,7 @@ import random
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from difflib import get_close_matches
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -90,7 +91,8 @@ class Library:
         if not self._numbers:
             self._numbers = {json.loads(line)["name"]: i for i, line in enumerate(self._lines)}
         if name not in self._numbers:
-            raise UserError(f"There is no world {name!r} among the {len(self)} of this folder.")
+            near = get_close_matches(name, self._numbers, 5, 0.3) or list(self._numbers)[:5]
+            raise UserError(f"There is no world {name!r} among the {len(self)} of this folder, but {', '.join(near)}.")
         return self.world(self._numbers[name])
 
     def office(self, main: World, names: Sequence[str]) -> World:

@@ -80,9 +80,7 @@ def _guard(claim: c.Guard, tool: Tool) -> list[t.Step]:
             have: t.Expr = t.Of(bound(id_arg), field)
             if held:
                 have = t.Calc("-", have, t.Of(bound(id_arg), held))
-            return [
-                t.Require(t.Test("<=", t.Arg(arg), have), error, f"Not enough {_said(field)} for {{{arg}}}.")
-            ]
+            return [t.Require(t.Test("<=", t.Arg(arg), have), error, f"Not enough {_said(field)} for {{{arg}}}.")]
         case c.Room(_, id_arg, field, limit, arg, error):
             sum_ = t.Calc("+", t.Of(bound(id_arg), field), t.Arg(arg))
             told = f"With {{{arg}}} more, its {_said(field)} would exceed its {_said(limit)}."
