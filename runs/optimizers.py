@@ -78,9 +78,12 @@ RATES = {"adamw": (5e-4, 1e-3, 2e-3, 4e-3), "muonclip": (2.5e-3, 5e-3, 1e-2, 2e-
 GRID = [Run(name, lr, tokens=GRID_TOKENS) for name, rates in RATES.items() for lr in rates]
 BEST = {"adamw": Run("adamw", 2e-3), "muonclip": Run("muonclip", 5e-3)}  # of the grid
 FINAL = [replace(BEST[name], seed=seed) for seed in SEEDS for name in BEST]
-SHORT = [
-    replace(BEST["muonclip"], seed=seed, tokens=SHORT_TOKENS) for seed in SEEDS
-]  # the whole schedule on fewer tokens
+NEAR = [  # whether it stays the best
+    *(Run("adamw", lr) for lr in (1e-3, 4e-3)),
+    *(Run("muonclip", lr) for lr in (2.5e-3, 1e-2)),
+]
+# The whole schedule on fewer tokens.
+SHORT = [replace(BEST["muonclip"], seed=seed, tokens=SHORT_TOKENS) for seed in SEEDS]
 
 
 def texts(kind: str, data: Path) -> list[str]:
@@ -168,7 +171,7 @@ def held_out(model: Transformer) -> dict[str, float]:
 def gather() -> dict[str, dict[str, Any]]:
     """All results by name, kept with the page, so that it can be made again without the runs."""
     records = json.loads(RECORDS.read_text(encoding="utf-8")) if RECORDS.exists() else {}
-    for one in (*GRID, *FINAL, *SHORT):
+    for one in (*GRID, *NEAR, *FINAL, *SHORT):
         if (file := OUT / f"{one.name}.json").exists():
             records[one.name] = json.loads(file.read_text(encoding="utf-8"))
     lines = ",\n".join(f"{json.dumps(name)}: {json.dumps(record)}" for name, record in sorted(records.items()))
@@ -203,6 +206,9 @@ def table(records: dict[str, dict[str, Any]]) -> None:
     for one in (one for one in GRID if one.name in records):
         held = records[one.name]["held"][-1]
         print(f"  {one.name:28}", held["both"], held["text"], held["trajectories"])
+    print("Seed 0: the best rates and their neighbours to the end")
+    for one in (one for one in (*FINAL[:2], *NEAR) if one.name in records):
+        print(f"  {one.name:28}", records[one.name]["held"][-1])
     pairs = {
         seed: [records[name]["held"] for best in BEST.values() if (name := replace(best, seed=seed).name) in records]
         for seed in SEEDS
@@ -286,8 +292,8 @@ if __name__ == "__main__":
             if one.name in names or not names:
                 run(one, (None,))
     elif command == "full":
-        named = {one.name: one for one in (*GRID, *FINAL, *SHORT)}
-        for one in [named[name] for name in names] or (*FINAL, *SHORT):
+        named = {one.name: one for one in (*GRID, *NEAR, *FINAL, *SHORT)}
+        for one in [named[name] for name in names] or (*FINAL, *NEAR, *SHORT):
             run(one, (*PAUSES, None) if one.tokens == TOKENS else (None,))
     elif command == "table":
         table(gather())
