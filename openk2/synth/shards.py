@@ -44,6 +44,10 @@ class Order(ABC):
     def records(self, numbers: range, dropped: Counter[str]) -> Iterator[Record]:
         """The records of these numbers, each with its number as `n`; what was drawn in vain is counted in `dropped`."""
 
+    def line(self, record: Record) -> str:
+        """The record as one line of JSON."""
+        return json.dumps(record, ensure_ascii=False, separators=(",", ":"))
+
     def tallied(self, record: Record) -> dict[str, Any]:
         """What the manifest counts of a record: by name, the value it has."""
         return {"kinds": record["kind"], "calls": sum(m["role"] == "tool" for m in record["messages"])}
@@ -62,7 +66,7 @@ def make_shard(order: Order, out: Path, shard: int) -> dict[str, Any]:
     part = path.with_suffix(".part")
     with packed_lines(part) as lines:
         for record in order.records(range(shard * order.size, min((shard + 1) * order.size, order.count)), dropped):
-            line = json.dumps(record, ensure_ascii=False, separators=(",", ":")) + "\n"
+            line = order.line(record) + "\n"
             digest.update(line.encode())
             lines.write(line)
             count += 1

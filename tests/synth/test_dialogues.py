@@ -308,6 +308,13 @@ def test_thoughtless_policies_stay_near_the_floor() -> None:
         assert float(row.figure.split("%")[0]) <= 10, row
 
 
+def test_a_line_is_the_records_json(records: list[tuple[World, Trajectory]]) -> None:
+    for _, record in records:
+        assert Order("", 1, 0).line({"n": 7} | record) == json.dumps(
+            {"n": 7} | record, ensure_ascii=False, separators=(",", ":")
+        )
+
+
 def test_shards_are_the_same_bytes_by_one_or_two_processes_and_after_a_kill(tmp_path: Path) -> None:
     assert write_worlds(tmp_path / "w", (depot_world(seed) for seed in range(3)))[0] == 3
     order = Order(str(tmp_path / "w"), 40, 5, size=8)

@@ -22,7 +22,7 @@ from typing import Any
 
 from openk2.chat.messages import Message, ToolCall
 from openk2.synth.task import rubric as r
-from openk2.synth.task.facts import tool_spec
+from openk2.synth.task.facts import tool_spec, wire
 from openk2.synth.task.office import Office
 from openk2.synth.task.task import Task
 from openk2.synth.task.users import User
@@ -230,7 +230,7 @@ class Dialogue:
         return {
             "kind": kind,
             "messages": [m.to_json() for m in self.messages],
-            "tools": [spec.to_wire() for spec in self.specs],
+            "tools": [wire(spec) for spec in self.specs],
             "proof": self.origin | {
                 "user": self.user.to_json(), "rubric": r.to_json(self.rubric),
                 "faults": self.faults, "calls": self.calls,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import re
 from collections.abc import Callable
@@ -44,6 +45,18 @@ def once(function: Callable[Concatenate[T, P], R]) -> Callable[Concatenate[T, P]
 def tool_spec(tool: Tool) -> ToolSpec:
     """The tool as a model is told of it."""
     return ToolSpec(tool.name, tool.doc, schema(tool))
+
+
+@once
+def wire(spec: ToolSpec) -> dict[str, Any]:
+    """The tool as a record has it: one object for all records, not to be changed."""
+    return spec.to_wire()
+
+
+@once
+def wire_text(tool: dict[str, Any]) -> str:
+    """The same as JSON: a record's tools are half of its text."""
+    return json.dumps(tool, ensure_ascii=False, separators=(",", ":"))
 
 
 @once

@@ -26,7 +26,7 @@ from openk2.synth.rows import packed_lines
 from openk2.synth.task.dialogue import Trajectory
 from openk2.synth.task.dials import Dials
 from openk2.synth.task.episode import Episode
-from openk2.synth.task.facts import readable
+from openk2.synth.task.facts import readable, wire_text
 from openk2.synth.task.office import Office
 from openk2.synth.task.plan import some
 from openk2.synth.task.task import Task, draw_task
@@ -159,6 +159,13 @@ class Order(shards.Order):
             dropped += told
             if found is not None:
                 yield {"n": number} | found[2]
+
+    def line(self, record: Record) -> str:
+        keys = list(record)
+        at = keys.index("tools")
+        before, after = ({key: record[key] for key in part} for part in (keys[:at], keys[at + 1 :]))
+        tools = ",".join(map(wire_text, record["tools"]))  # not written anew for each record
+        return f'{super().line(before)[:-1]},"tools":[{tools}],{super().line(after)[1:]}'
 
 
 @lru_cache(maxsize=4)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from openk2.chat.messages import Message
 from openk2.synth.task.dialogue import Dialogue, Trajectory
+from openk2.synth.task.facts import wire
 from openk2.synth.task.rubric import sentence_of
 from openk2.synth.world.world import World
 
@@ -48,7 +49,7 @@ def score(record: Trajectory, world: World) -> Score:
 def _replay(record: Trajectory, talk: Dialogue) -> list[str]:
     """Speak the record's part of the agent; what does not come out as recorded."""
     out: list[str] = []
-    if record["tools"] != [spec.to_wire() for spec in talk.specs]:
+    if record["tools"] != [wire(spec) for spec in talk.specs]:
         out.append("the tools are not those of the world")
     messages = record["messages"]
     at = len(talk.messages)
