@@ -6,6 +6,7 @@ import dataclasses
 import gzip
 import json
 import random
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -332,6 +333,16 @@ def test_shards_are_the_same_bytes_by_one_or_two_processes_and_after_a_kill(tmp_
     assert manifest["records"] == sum(s["records"] for s in manifest["shards"]) >= 32
     with pytest.raises(UserError, match="another order"):
         make(Order(str(tmp_path / "w"), 40, 6, size=8), tmp_path / "one", say=quiet)
+
+
+def test_worlds_of_one_name_are_told_apart(tmp_path: Path) -> None:
+    alike = [dataclasses.replace(depot_world(seed), name="depot") for seed in range(3)]
+    write_worlds(tmp_path, iter(alike))
+    library = Library(tmp_path)
+    assert len({library.name(number) for number in range(3)}) == 3
+    order = Order(str(tmp_path), 40, 5, size=40)
+    for record in order.records(range(40), Counter()):
+        assert problems(record, Library(tmp_path).of(record)) == []
 
 
 def test_what_cannot_be_read_is_told(tmp_path: Path) -> None:

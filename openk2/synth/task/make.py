@@ -14,7 +14,7 @@ import json
 import random
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from difflib import get_close_matches
 from functools import lru_cache
 from pathlib import Path
@@ -41,12 +41,16 @@ _SEEDS = 6  # task seeds tried for one trajectory
 
 
 def write_worlds(folder: Path, specs: Iterator[WorldSpec]) -> tuple[int, int]:
-    """Write the specs; returns how many worlds and tools there are."""
+    """Write the specs, those of one name with a number behind it; returns how many worlds and tools there are."""
     folder.mkdir(parents=True, exist_ok=True)
     part = folder / (WORLDS + ".part")
     worlds = tools = 0
+    named = Counter[str]()
     with packed_lines(part) as lines:
         for spec in specs:
+            named[spec.name] += 1
+            if (number := named[spec.name]) > 1:  # a proof says in which world it holds by its name
+                spec = replace(spec, name=f"{spec.name}_again{number}")
             lines.write(json.dumps(to_json(spec), separators=(",", ":")) + "\n")
             worlds, tools = worlds + 1, tools + len(spec.tools)
     part.replace(folder / WORLDS)
