@@ -12,8 +12,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 import itertools
 import resource
 import sys
@@ -31,7 +29,7 @@ from openk2.optim.muon import MuonAdamW, parameter_groups
 from openk2.optim.qk_clip import qk_clip_all_
 from openk2.train.checkpoint import initial_weights
 from openk2.train.packing import Batch
-from openk2.train.workers import Workers, tune_allocator, use_onednn
+from openk2.train.workers import Workers, give_back_memory, tune_allocator, use_onednn
 
 RATES = {"adamw": 1e-3, "muon": 5e-3}
 DECAY, BETAS, CLIP, QK_CLIP, BALANCE = 0.1, (0.9, 0.95), 1.0, 100.0, 1e-3
@@ -241,8 +239,7 @@ class Worker:
         middle = time.perf_counter()
         self.trainer.update()
         end = time.perf_counter()
-        with contextlib.suppress(OSError, AttributeError):  # glibc only: the other systems need the memory now
-            ctypes.CDLL("libc.so.6").malloc_trim(0)
+        give_back_memory()  # the other systems need it now
         return {"seconds": end - start, "optimizer_seconds": end - middle, "loss": loss}
 
 

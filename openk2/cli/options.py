@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -73,10 +73,18 @@ _SETUP = (
 )  # fmt: skip
 
 
-def setup_options(function: Any) -> Any:
-    for option in reversed(_SETUP):
-        function = option(function)
-    return function
+def together(options: Sequence[Callable[[Any], Any]]) -> Callable[[Any], Any]:
+    """One decorator that gives a command all of `options`, in this order."""
+
+    def decorate(function: Any) -> Any:
+        for option in reversed(options):
+            function = option(function)
+        return function
+
+    return decorate
+
+
+setup_options = together(_SETUP)
 
 
 def yes_option(function: Any) -> Any:

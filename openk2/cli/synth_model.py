@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from openk2.cli.options import EFFORTS, model_name
-from openk2.errors import UserError
+from openk2.cli.options import EFFORTS, model_name, together
+from openk2.cli.synth_orders import folder
 
 if TYPE_CHECKING:
     from openk2.synth.task.make import Order
@@ -29,10 +29,7 @@ _OPTIONS = (
 )  # fmt: skip
 
 
-def model_options(function: Any) -> Any:
-    for option in reversed(_OPTIONS):
-        function = option(function)
-    return function
+model_options = together(_OPTIONS)
 
 
 def make(order: Order, out: Path | None, given: dict[str, Any]) -> None:
@@ -41,8 +38,6 @@ def make(order: Order, out: Path | None, given: dict[str, Any]) -> None:
     from openk2.providers.base import Limits
     from openk2.synth.task import model
 
-    if out is None:
-        raise UserError("The shards need a folder; give --out.")
     setup = Setup(model=model_name(given["model"], given["base_url"]), base_url=given["base_url"], api=given["api"])
     asking = model.Asking(
         setup.provider(), Limits(temperature=given["temperature"], effort=given["effort"]), given["max_calls"],
@@ -50,7 +45,7 @@ def make(order: Order, out: Path | None, given: dict[str, Any]) -> None:
     )  # fmt: skip
     manifest = model.make(model.Order(
         order.worlds, order.count, order.seed, order.size, order.dials, given["tries"], given["keep_refused"],
-        str(out), asking=asking,
+        str(folder(out)), asking=asking,
     ))  # fmt: skip
     kept, dropped = manifest["records"], {}
     for shard in manifest["shards"]:

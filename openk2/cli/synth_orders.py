@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
+from openk2.cli.options import together
 from openk2.errors import UserError
 
 if TYPE_CHECKING:
@@ -24,21 +25,23 @@ _OPTIONS = (
 )
 
 
-def order_options(function: Any) -> Any:
-    for option in reversed(_OPTIONS):
-        function = option(function)
-    return function
+order_options = together(_OPTIONS)
+
+
+def folder(out: Path | None) -> Path:
+    """--out. Raises UserError where it is not given (verifying needs none)."""
+    if out is None:
+        raise UserError("The shards need a folder; give --out.")
+    return out
 
 
 def make(order: Order, out: Path | None, workers: int, ray: bool) -> None:
     """Make the shards and say how many records they hold. Raises UserError where no folder is named for them."""
     from openk2.synth import shards
 
-    if out is None:
-        raise UserError("The shards need a folder; give --out.")
-    manifest = shards.make(order, out, workers, ray, say=click.echo)
-    shards = len(manifest["shards"])
-    click.echo(f"{manifest['records']:,} records in {shards} shard{'s' * (shards != 1)}, each verified: {out}")
+    manifest = shards.make(order, folder(out), workers, ray, say=click.echo)
+    count = len(manifest["shards"])
+    click.echo(f"{manifest['records']:,} records in {count} shard{'s' * (count != 1)}, each verified: {out}")
 
 
 def verify(file: Path, problems: Callable[[Record], list[str]], show: int = 5) -> None:

@@ -72,6 +72,12 @@ def tune_allocator() -> None:
         libc.mallopt(-1, (1 << 31) - 1)  # M_TRIM_THRESHOLD
 
 
+def give_back_memory() -> None:
+    """What was freed goes back to the system after all, for other processes."""
+    with contextlib.suppress(OSError, AttributeError):  # glibc only
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
+
+
 def use_onednn(on: bool) -> None:
     """Whether oneDNN multiplies float32 matrices (the logits), not MKL: on AMD it takes less than half the time.
 

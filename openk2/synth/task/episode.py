@@ -16,10 +16,10 @@ from openk2.synth.task.facts import PAGE, getter, label_of, trace_of, version_re
 from openk2.synth.task.phrases import listed, sentence
 from openk2.synth.task.plan import Call, Goal
 from openk2.synth.task.task import Task
-from openk2.synth.task.words import Voice, clock, money, plural, said, technical
+from openk2.synth.task.words import Voice, clock, money, plural, technical
 from openk2.synth.world import claims as c
 from openk2.synth.world.spec import Tool
-from openk2.synth.world.tree import Type
+from openk2.synth.world.tree import Type, said
 from openk2.synth.world.world import Result, World, invalid
 
 _BUSY = ("ServiceUnavailable", "TooManyRequests")

@@ -10,7 +10,7 @@ from typing import Any
 from openk2.synth.task.dials import Dials
 from openk2.synth.task.facts import PAGE, finder, getter, label_of, plannable
 from openk2.synth.task.needed import idle_goals
-from openk2.synth.task.plan import Call, Goal, Plan, Question, execute, some
+from openk2.synth.task.plan import Call, Goal, Plan, Question, execute
 from openk2.synth.task.steps import deep, steps
 from openk2.synth.world import claims as c
 from openk2.synth.world.arrange import Situation, arrange, holds
@@ -37,7 +37,7 @@ def make_plan(
     """
     before = world.snapshot()
     maker = Maker(world, rng, before.copy(), dials)
-    count = some(rng, dials.goals)
+    count = rng.randint(*dials.goals)
     maker.crowd(max(0, count - 6) // 2)
     goals: list[Goal] = []
     best: Plan | None = None
@@ -219,7 +219,7 @@ class Maker:
         tools = [t for t in self.tools if _about_one(t)]
         for tool in self.rng.sample(tools, min(len(tools), _TRIES)):
             need = next(x for x in tool.claims if isinstance(x, c.Needs))
-            count = some(self.rng, self.dials.crowd)
+            count = self.rng.randint(*self.dials.crowd)
             reader = finder(self.spec, need.entity, self.few)
             if reader is None or (self.few and 2 * count + len(self.state.tables[need.entity]) > PAGE):
                 continue

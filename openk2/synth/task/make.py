@@ -28,7 +28,6 @@ from openk2.synth.task.dials import Dials
 from openk2.synth.task.episode import Episode
 from openk2.synth.task.facts import readable, wire_text
 from openk2.synth.task.office import Office
-from openk2.synth.task.plan import some
 from openk2.synth.task.task import Task, draw_task
 from openk2.synth.task.verify import problems
 from openk2.synth.trajectory import Record
@@ -119,7 +118,7 @@ def solved(library: Library, order: Order, number: int) -> tuple[tuple[World, Ta
     world = library.world(rng.randrange(len(library)))
     while not readable(world.spec) and rng.random() < 0.95:  # nothing in it needs looking; another one
         world = library.world(rng.randrange(len(library)))
-    beside = [library.name(rng.randrange(len(library))) for _ in range(some(rng, order.dials.beside))]
+    beside = [library.name(rng.randrange(len(library))) for _ in range(rng.randint(*order.dials.beside))]
     world = library.office(world, beside)
     dropped: Counter[str] = Counter()
     for attempt in range(_SEEDS):

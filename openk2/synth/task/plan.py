@@ -6,7 +6,6 @@ each other's way are left out.
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -185,7 +184,3 @@ def answer(question: Question, state: State) -> Any:
     if not known or (len(known) > 1 and known[0][name] == known[1][name]):
         return None
     return known[0]["id"]
-
-
-def some(rng: random.Random, span: tuple[int, int]) -> int:
-    return rng.randint(*span)

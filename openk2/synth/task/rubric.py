@@ -19,6 +19,7 @@ from openk2.synth.task.facts import counters
 from openk2.synth.task.phrases import declines
 from openk2.synth.world.spec import WorldSpec
 from openk2.synth.world.state import Record, State
+from openk2.synth.world.tree import said
 
 NOW = "<now>"  # a value that the clock gave during the dialogue
 _NUMBERS = "zero one two three four five six seven eight nine ten eleven twelve".split()
@@ -350,12 +351,12 @@ def sentence_of(check: Check) -> str:
     """What the check asks, as a person reads it."""
     match check:
         case Becomes(entity, key, name, value):
-            return f"At the end the {_words(name)} of the {_words(entity)} {key} is {_shown(value)}."
+            return f"At the end the {said(name)} of the {said(entity)} {key} is {_shown(value)}."
         case Made(entity, values, n):
-            told = ", ".join(f"{_words(name)} {_shown(value)}" for name, value in values)
-            return f"There is exactly {n} new {_words(entity)} with {told}."
+            told = ", ".join(f"{said(name)} {_shown(value)}" for name, value in values)
+            return f"There is exactly {n} new {said(entity)} with {told}."
         case Gone(entity, key):
-            return f"The {_words(entity)} {key} is gone."
+            return f"The {said(entity)} {key} is gone."
         case Kept():
             return "Nothing else is different."
         case States(wish, forms):
@@ -366,8 +367,8 @@ def sentence_of(check: Check) -> str:
             return f"The answer to wish {wish + 1} declines it."
         case Explains(wish, words):
             return f"The answer to wish {wish + 1} gives the reason ({' or '.join(words[:4])})."
-        case Asked(tool, arg, _, said):
-            return f"The {_words(arg)} ({said}) was said before {tool} was called with it."
+        case Asked(tool, arg, _, told):
+            return f"The {said(arg)} ({told}) was said before {tool} was called with it."
         case OwnTools():
             return "Only the agent's own tools were called."
         case KnownIds():
@@ -377,10 +378,6 @@ def sentence_of(check: Check) -> str:
         case Once():
             return "No call that changed something was made twice."
     raise TypeError(f"{check!r} is no check")
-
-
-def _words(name: str) -> str:
-    return name.replace("_", " ")
 
 
 def _shown(value: Any) -> str:

@@ -21,6 +21,7 @@ from openk2.synth.task.words import Voice, clock, handbook, money, technical
 from openk2.synth.world import claims as c
 from openk2.synth.world.spec import Tool, WorldSpec
 from openk2.synth.world.state import State
+from openk2.synth.world.tree import said
 from openk2.synth.world.world import World
 
 _STATES = 4  # fresh states of a world: making one costs as much as a task
@@ -184,7 +185,7 @@ def _corrected(
     other = value + rng.choice((1, 2, 5, 10))
     wrong = money(other) if p.type.kind == "money" else str(other)
     if private:
-        return {p.name: wrong}, f"And the {p.name.replace('_', ' ')} is {right}, not {wrong}."
+        return {p.name: wrong}, f"And the {said(p.name)} is {right}, not {wrong}."
     return {p.name: rng.choice((f"{wrong}, no, {right}", f"{wrong} - sorry, {right}", f"{wrong}, I mean {right}"))}, ""
 
 

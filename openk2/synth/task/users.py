@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from openk2.synth.task.phrases import FRAMES, GO_ON, NEXT, NOTHING_MORE, TELLS, Manner, declines, listed, sentence
+from openk2.synth.world.tree import said
 
 Policy = Literal["all", "asked", "pieces"]
 POLICIES: tuple[Policy, ...] = ("all", "asked", "pieces")
@@ -100,7 +101,7 @@ class User:
         chosen = {"all": missing, "asked": asked or missing, "pieces": (asked or missing)[:1]}[self.policy]
         first = not self.told
         self.told |= {name for name, _ in chosen}
-        facts = listed([f"the {name.replace('_', ' ')} is {value}" for name, value in chosen])
+        facts = listed([f"the {said(name)} is {value}" for name, value in chosen])
         frame = self._rng.choice(TELLS[self.manner])
         told = sentence(frame.format(facts if re.search(r"[:,] \{\}", frame) else sentence(facts)[:-1]))
         return f"{told} {wish.correction}" if first and wish.correction else told

@@ -12,13 +12,9 @@ from openk2.synth.world import claims as c
 from openk2.synth.world.schemas import verb_at
 from openk2.synth.world.spec import Tool, WorldSpec
 from openk2.synth.world.state import State
-from openk2.synth.world.tree import Type
+from openk2.synth.world.tree import Type, said
 
 _DAY = 1440
-
-
-def said(name: str) -> str:
-    return name.replace("_", " ")
 
 
 def clock(minutes: int) -> str:

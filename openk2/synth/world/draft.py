@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from openk2.synth.world.claims import Claim
 from openk2.synth.world.spec import Tool
-from openk2.synth.world.tree import Entity, Field, Param, Type
+from openk2.synth.world.tree import Entity, Field, Param, Type, said
 
 LONGEST_NAME = 60
 
@@ -74,5 +74,4 @@ class Draft:
 
 
 def id_param(entity: str, name: str = "", doc: str = "", required: bool = True) -> Param:
-    said = entity.replace("_", " ")
-    return Param(name or f"{entity}_id", Type("id", entity), doc or f"The id of the {said}.", required)
+    return Param(name or f"{entity}_id", Type("id", entity), doc or f"The id of the {said(entity)}.", required)

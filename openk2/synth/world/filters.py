@@ -9,7 +9,7 @@ import re
 
 from openk2.synth.world.draft import Draft
 from openk2.synth.world.schemas import PART_OF, Operation, Slot, singular
-from openk2.synth.world.tree import Field, Param, Type
+from openk2.synth.world.tree import Field, Param, Type, said
 
 Filter = tuple[str, str, str]
 
@@ -58,7 +58,7 @@ def asked(draft: Draft, operation: Operation, looks_up: bool) -> tuple[list[Para
 
 
 def _said(field: str, op: str) -> str:
-    name = field.replace("_", " ")
+    name = said(field)
     return f"Only those with {'this ' + name if op == '==' else 'the ' + name + ' ' + _WHAT[op]}."
 
 

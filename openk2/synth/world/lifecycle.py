@@ -12,7 +12,7 @@ import itertools
 from openk2.synth.world import claims as c
 from openk2.synth.world.draft import Draft, id_param
 from openk2.synth.world.spec import Tool
-from openk2.synth.world.tree import Field, Param, Type
+from openk2.synth.world.tree import Field, Param, Type, said
 
 _CYCLES: tuple[tuple[tuple[str, str], ...], ...] = (  # (verb, the stage that it leads to), in order
     (("draft", "draft"), ("submit", "in_review"), ("accept", "accepted"), ("publish", "published")),
@@ -66,9 +66,8 @@ def lifecycle(draft: Draft, entity: str) -> bool:
             args.append((f.name, f.name))
         known = list(draft.fields[entity])
         shown = tuple(dict.fromkeys((field, *draft.rng.sample(known, min(len(known), draft.rng.randint(1, 4))))))
-        said = entity.replace("_", " ")
         draft.tool(
-            f"{verb}_{entity}", f"Bring a {said} that is {before.replace('_', ' ')} to the stage {stage}.", params,
+            f"{verb}_{entity}", f"Bring a {said(entity)} that is {said(before)} to the stage {stage}.", params,
             [
                 c.Needs(entity, target.name), c.InState(entity, target.name, field, (before,), "WrongStage"),
                 c.Sets(entity, target.name, tuple(args), ((field, stage),)), c.Shows(entity, target.name, shown),

@@ -8,6 +8,7 @@ from typing import Literal, cast
 from openk2.synth.world import claims as c
 from openk2.synth.world import tree as t
 from openk2.synth.world.spec import Tool
+from openk2.synth.world.tree import said
 
 _DAY = 1440
 _PARENTS = 3  # guards against cycles look so far up
@@ -55,41 +56,41 @@ def _guard(claim: c.Guard, tool: Tool) -> list[t.Step]:
             return [t.Find(bound(id_arg), entity, t.Arg(id_arg), error)]
         case c.Refers(entity, arg, error):
             there = t.Test(">", t.Count(entity, t.Test("==", _it("id"), t.Arg(arg))), t.Const(0))
-            told = f"There is no {_said(entity)} {{{arg}}}."
+            told = f"There is no {said(entity)} {{{arg}}}."
             return [t.Require(t.Any_((t.Not(t.Given(arg)), there)), error, told)]
         case c.InState(entity, id_arg, field, allowed, error):
-            told = f"The {_said(entity)} must be {' or '.join(allowed)} for this."
+            told = f"The {said(entity)} must be {' or '.join(allowed)} for this."
             return [t.Require(_in(t.Of(bound(id_arg), field), allowed), error, told)]
         case c.Matches(entity, id_arg, field, arg, error):
-            told = f"There is no {_said(entity)} {{{id_arg}}} with the {_said(field)} {{{arg}}}."
+            told = f"There is no {said(entity)} {{{id_arg}}} with the {said(field)} {{{arg}}}."
             return [t.Require(t.Test("==", t.Of(bound(id_arg), field), t.Arg(arg)), error, told)]
         case c.Unique(entity, field, arg, scope, error):
             same: tuple[t.Cond, ...] = (t.Test("==", _it(field), t.Arg(arg)),)
             if scope:
                 same += (t.Test("==", _it(scope), t.Arg(scope)),)
-            told = f"There is a {_said(entity)} with the {_said(field)} {{{arg}}} already."
+            told = f"There is a {said(entity)} with the {said(field)} {{{arg}}} already."
             return [t.Require(t.Test("==", t.Count(entity, t.All(same)), t.Const(0)), error, told)]
         case c.AtMost(entity, n, per, error):
             where = t.Test("==", _it(per), t.Me("id")) if per else t.All()
-            told = f"There may be at most {n} {_said(entity)} records{' of one user' if per else ''}."
+            told = f"There may be at most {n} {said(entity)} records{' of one user' if per else ''}."
             return [t.Require(t.Test("<", t.Count(entity, where), t.Const(n)), error, told)]
         case c.Unused(_, id_arg, by, by_field, error):
             where = t.Test("==", _it(by_field), t.Of(bound(id_arg), "id"))
-            return [t.Require(t.Test("==", t.Count(by, where), t.Const(0)), error, f"A {_said(by)} still uses it.")]
+            return [t.Require(t.Test("==", t.Count(by, where), t.Const(0)), error, f"A {said(by)} still uses it.")]
         case c.Enough(_, id_arg, field, arg, held, error):
             have: t.Expr = t.Of(bound(id_arg), field)
             if held:
                 have = t.Calc("-", have, t.Of(bound(id_arg), held))
-            return [t.Require(t.Test("<=", t.Arg(arg), have), error, f"Not enough {_said(field)} for {{{arg}}}.")]
+            return [t.Require(t.Test("<=", t.Arg(arg), have), error, f"Not enough {said(field)} for {{{arg}}}.")]
         case c.Room(_, id_arg, field, limit, arg, error):
             sum_ = t.Calc("+", t.Of(bound(id_arg), field), t.Arg(arg))
-            told = f"With {{{arg}}} more, its {_said(field)} would exceed its {_said(limit)}."
+            told = f"With {{{arg}}} more, its {said(field)} would exceed its {said(limit)}."
             return [t.Require(t.Test("<=", sum_, t.Of(bound(id_arg), limit)), error, told)]
         case c.Different(arg, other, error):
             return [t.Require(t.Test("!=", t.Arg(arg), t.Arg(other)), error, f"{arg} and {other} must differ.")]
         case c.Same(_, id_arg, other_arg, field, error):
             same_ = t.Test("==", t.Of(bound(id_arg), field), t.Of(bound(other_arg), field))
-            return [t.Require(same_, error, f"Both must have the same {_said(field)}.")]
+            return [t.Require(same_, error, f"Both must have the same {said(field)}.")]
         case c.Ahead(arg, error):
             return [
                 t.Require(
@@ -108,7 +109,7 @@ def _guard(claim: c.Guard, tool: Tool) -> list[t.Step]:
             )
             if open_field:
                 overlap += (_in(_it(open_field), open_values),)
-            told = f"Another {_said(entity)} is there at that time."
+            told = f"Another {said(entity)} is there at that time."
             return [t.Require(t.Test("==", t.Count(entity, t.All(overlap)), t.Const(0)), error, told)]
         case c.NotUnder():
             return _not_under(claim)
@@ -139,8 +140,8 @@ def _policy(claim: c.Policy, tool: Tool) -> list[t.Step]:
             mine: t.Cond = t.Test("==", t.Of(bound(id_arg), field), t.Me("id"))
             if or_role:
                 mine = t.Any_((mine, t.Test("==", t.Me("role"), t.Const(or_role))))
-            others = f" or a {_said(or_role)}" if or_role else ""
-            told = f"Only its {_said(field).removesuffix(' id')}{others} may do this."
+            others = f" or a {said(or_role)}" if or_role else ""
+            told = f"Only its {said(field).removesuffix(' id')}{others} may do this."
             return [t.Require(mine, error, told)]
         case c.Role(allowed, error):
             return [t.Require(_in(t.Me("role"), allowed), error, f"This needs the role {' or '.join(allowed)}.")]
@@ -172,12 +173,12 @@ def _policy(claim: c.Policy, tool: Tool) -> list[t.Step]:
         case c.Version(_, id_arg, field, arg, error):
             current = t.Test("==", t.Of(bound(id_arg), field), t.Arg(arg))
             grown = t.Update(bound(id_arg), ((field, t.Calc("+", t.Of(bound(id_arg), field), t.Const(1))),))
-            return [t.Require(current, error, f"It has changed meanwhile; {{{arg}}} is not its {_said(field)}."), grown]
+            return [t.Require(current, error, f"It has changed meanwhile; {{{arg}}} is not its {said(field)}."), grown]
         case c.Idempotent(arg):
             return [t.Once(arg)]
         case c.Alive(entity, id_arg, field, error):
             there = t.Unset(t.Of(bound(id_arg), field))
-            return [t.Require(there, error, f"There is no {_said(entity)} {{{id_arg}}}.")]
+            return [t.Require(there, error, f"There is no {said(entity)} {{{id_arg}}}.")]
     raise ValueError(f"{claim} is no guard")
 
 
@@ -288,7 +289,3 @@ def _shown(claim: c.Shown, made: str, required: set[str]) -> t.Output:
 
 def _how(how: str) -> Literal["sum", "max", "min"]:
     return cast('Literal["sum", "max", "min"]', how)
-
-
-def _said(name: str) -> str:
-    return name.replace("_", " ")

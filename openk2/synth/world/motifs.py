@@ -11,13 +11,9 @@ from collections.abc import Callable
 from openk2.synth.world import claims as c
 from openk2.synth.world.draft import Draft, id_param
 from openk2.synth.world.filters import narrow, order, page_params
-from openk2.synth.world.tree import Field, Param, Type
+from openk2.synth.world.tree import Field, Param, Type, said
 
 Motif = Callable[[Draft, str], bool]
-
-
-def _said(entity: str) -> str:
-    return entity.replace("_", " ")
 
 
 def _amount(name: str = "amount", doc: str = "How much.") -> Param:
@@ -78,7 +74,7 @@ def _more(draft: Draft, entity: str, of: str) -> tuple[list[Param], c.Pairs]:
     draft.entity(entity, fields)
     low = {"int": 1}
     params = [
-        Param(f.name, f.type, f"The {_said(f.name)} of the {_said(entity)}.", draft.chance(0.3), low.get(f.type.kind))
+        Param(f.name, f.type, f"The {said(f.name)} of the {said(entity)}.", draft.chance(0.3), low.get(f.type.kind))
         for f in fields
     ]
     return params, tuple((f.name, f.name) for f in fields)
@@ -102,7 +98,7 @@ def transfer(draft: Draft, entity: str) -> bool:
         c.Adds(entity, b.name, field, "amount"),
         c.Shows(entity, b.name, tuple(dict.fromkeys((field, *_few(draft, entity, 2))))),
     ]
-    doc = f"Move some {_said(field)} from one {_said(entity)} to another."
+    doc = f"Move some {said(field)} from one {said(entity)} to another."
     draft.tool(f"transfer_{entity}_{field}", doc, [a, b, _amount()], claims, "transfer")
     return True
 
@@ -121,7 +117,7 @@ def reserve(draft: Draft, entity: str) -> bool:
     pool, hold = id_param(entity), id_param(booking)
     until = Param("expires_at", Type("time"), "Until when it is held.")
     draft.tool(
-        f"reserve_{entity}", f"Hold some {_said(field)} of a {_said(entity)} for the caller until a time.",
+        f"reserve_{entity}", f"Hold some {said(field)} of a {said(entity)} for the caller until a time.",
         [pool, _amount("quantity"), until, *more],
         [
             c.Needs(entity, pool.name), c.Ahead("expires_at"), c.Enough(entity, pool.name, field, "quantity", held),
@@ -170,7 +166,7 @@ def schedule(draft: Draft, entity: str) -> bool:
         slot, place.name, place.name, "starts_at", "starts_at", "ends_at", "ends_at", "booking_state", ("booked",)
     )
     draft.tool(
-        f"book_{entity}", f"Book a {_said(entity)} for a time in which it is free.", [place, *times, *more],
+        f"book_{entity}", f"Book a {said(entity)} for a time in which it is free.", [place, *times, *more],
         [
             c.Needs(entity, place.name), c.Ahead("starts_at"), c.Ordered("starts_at", "ends_at"), free,
             c.Creates(slot, ((place.name, place.name), ("starts_at", "starts_at"), ("ends_at", "ends_at"), *pairs),
@@ -208,7 +204,7 @@ def aggregate(draft: Draft, entity: str) -> bool:
         how
     ]
     draft.tool(
-        f"{how}_{entity}_{number}", f"{words} {_said(number)} over {_said(entity)} records.", params,
+        f"{how}_{entity}_{number}", f"{words} {said(number)} over {said(entity)} records.", params,
         [c.Computes(how, entity, number, tuple(filters))], "aggregate",
     )  # fmt: skip
     return True
@@ -221,7 +217,7 @@ def rank(draft: Draft, entity: str) -> bool:
     shown = tuple(dict.fromkeys((*_few(draft, entity, 2), number)))
     word = "most" if down else "least"
     draft.tool(
-        f"rank_{entity}_by_{number}", f"The {top} {_said(entity)} records with the {word} {_said(number)}.", params,
+        f"rank_{entity}_by_{number}", f"The {top} {said(entity)} records with the {word} {said(number)}.", params,
         [c.Lists(entity, shown, tuple(filters), number, down, top=top)], "rank",
     )  # fmt: skip
     return True
@@ -234,7 +230,7 @@ def page(draft: Draft, entity: str) -> bool:
     more, by, way = order(draft, entity, draft.chance(0.5), draft.chance(0.5))
     params += [*page_params(), *more]
     draft.tool(
-        f"browse_{entity}s", f"{_said(entity).capitalize()} records a page at a time.", params,
+        f"browse_{entity}s", f"{said(entity).capitalize()} records a page at a time.", params,
         [c.Lists(entity, _few(draft, entity, 4), tuple(filters), sort, True, True, sort_arg=by, order_arg=way)], "page",
     )  # fmt: skip
     return True
@@ -263,7 +259,7 @@ def bulk(draft: Draft, entity: str) -> bool:
         params, name = [ids], f"set_{target.name}_of_{entity}s"
     claims.append(c.Computes("count", entity, target.name, (), ((target.name, value),)))
     draft.tool(
-        name, f"Set {_said(target.name)} to {value} in many {_said(entity)} records at once.", params, claims, "bulk"
+        name, f"Set {said(target.name)} to {value} in many {said(entity)} records at once.", params, claims, "bulk"
     )
     return True
 
@@ -286,7 +282,7 @@ def merge(draft: Draft, entity: str) -> bool:
         c.Absorbs(entity, a.name, b.name, number, by, by_field),
         c.Shows(entity, a.name, (number, *_few(draft, entity, 1))),
     ]
-    doc = f"Merge one {_said(entity)} into another: {_said(number)} is added up, the source is gone."
+    doc = f"Merge one {said(entity)} into another: {said(number)} is added up, the source is gone."
     draft.tool(f"merge_{entity}s", doc, [a, b], claims, "merge")
     return True
 
@@ -311,7 +307,7 @@ def split(draft: Draft, entity: str) -> bool:
         c.Shows(entity, "", tuple(dict.fromkeys((number, *_few(draft, entity, 2))))),
     ]
     draft.tool(
-        f"split_{entity}", f"Take some {_said(number)} of a {_said(entity)} into a new one.", params, claims, "split"
+        f"split_{entity}", f"Take some {said(number)} of a {said(entity)} into a new one.", params, claims, "split"
     )
     return True
 
@@ -324,7 +320,7 @@ def nest(draft: Draft, entity: str) -> bool:
         c.Needs(entity, a.name), c.Needs(entity, b.name), c.NotUnder(entity, a.name, b.name, parent),
         c.Sets(entity, a.name, ((parent, b.name),)), c.Shows(entity, a.name, (parent, *_few(draft, entity, 1))),
     ]  # fmt: skip
-    draft.tool(f"move_{entity}_under", f"Put a {_said(entity)} below another.", [a, b], claims, "nest")
+    draft.tool(f"move_{entity}_under", f"Put a {said(entity)} below another.", [a, b], claims, "nest")
     params, filters = narrow(draft, entity, draft.rng.randint(1, 4), (parent,))
     draft.tool(
         f"list_children_of_{entity}", "What lies directly below a record.",
@@ -359,7 +355,7 @@ def ledger(draft: Draft, entity: str) -> bool:
         ("credit", 1, c.Room(entity, target.name, field, limit, "amount")),
     ):
         draft.tool(
-            f"{verb}_{entity}", f"Post a {verb} to a {_said(entity)}.", params,
+            f"{verb}_{entity}", f"Post a {verb} to a {said(entity)}.", params,
             [
                 c.Needs(entity, target.name), guard,
                 c.Adds(entity, target.name, field, "amount", 1 if sign > 0 else -1),
@@ -390,7 +386,7 @@ def subscribe(draft: Draft, entity: str) -> bool:
     target = id_param(entity, "record")
     more, pairs = _more(draft, "watch", "watch")
     draft.tool(
-        f"watch_{entity}", f"Be told of changes of a {_said(entity)}.", [target, *more],
+        f"watch_{entity}", f"Be told of changes of a {said(entity)}.", [target, *more],
         [c.Needs(entity, "record"), c.Creates("watch", (("record", "record"), *pairs), (), "watcher"),
          c.Shows("watch", "", ("record", *dict(pairs)))], "subscribe",
     )  # fmt: skip
@@ -420,7 +416,7 @@ def approve(draft: Draft, entity: str) -> bool:
     target = id_param(entity, "record")
     more, pairs = _more(draft, "approval", "approval")
     draft.tool(
-        f"approve_{entity}", f"Record the caller's approval of a {_said(entity)}.", [target, *more],
+        f"approve_{entity}", f"Record the caller's approval of a {said(entity)}.", [target, *more],
         [c.Needs(entity, "record"), c.Creates("approval", (("record", "record"), *pairs), (), "by", "at"),
          c.Shows("approval", "", ("record", "by", *dict(pairs)))], "approve",
     )  # fmt: skip
@@ -443,14 +439,14 @@ def note(draft: Draft, entity: str) -> bool:
     about, target = id_param(entity), id_param(note_)
     text = Param("text", Type("text"), "What it says.")
     draft.tool(
-        f"add_{note_}", f"Leave a note at a {_said(entity)}.", [about, text, *more],
+        f"add_{note_}", f"Leave a note at a {said(entity)}.", [about, text, *more],
         [c.Needs(entity, about.name),
          c.Creates(note_, (("text", "text"), (about.name, about.name), *pairs), (), "author_id", "written_at"),
          c.Shows(note_, "", _names(draft, note_, "text", about.name))], "create",
     )  # fmt: skip
     changed = [dataclasses.replace(p, required=False) for p in more] or [text]
     draft.tool(
-        f"edit_{note_}", f"Change a note at a {_said(entity)}.", [target, *changed],
+        f"edit_{note_}", f"Change a note at a {said(entity)}.", [target, *changed],
         [c.Needs(note_, target.name), c.Sets(note_, target.name, tuple((p.name, p.name) for p in changed)),
          c.Shows(note_, target.name, _names(draft, note_, "text"))], "update",
     )  # fmt: skip
@@ -472,13 +468,13 @@ def hand_over(draft: Draft, entity: str) -> bool:
     owner = draft.field(entity, Field("owner_id", Type("id", "user")))
     target, new = id_param(entity), id_param("user", "new_owner_id")
     draft.tool(
-        f"hand_over_{entity}", f"Give a {_said(entity)} to another owner.", [target, new],
+        f"hand_over_{entity}", f"Give a {said(entity)} to another owner.", [target, new],
         [c.Needs(entity, target.name), c.Needs("user", new.name), c.Sets(entity, target.name, ((owner, new.name),)),
          c.Shows(entity, target.name, (owner, *_few(draft, entity, 1)))], "hand_over",
     )  # fmt: skip
     params, filters = narrow(draft, entity, draft.rng.randint(1, 4), (owner,))
     draft.tool(
-        f"list_my_{entity}s", f"The caller's own {_said(entity)} records.", params,
+        f"list_my_{entity}s", f"The caller's own {said(entity)} records.", params,
         [c.Lists(entity, _few(draft, entity, 4), tuple(filters), mine=owner)], "list",
     )  # fmt: skip
     return True

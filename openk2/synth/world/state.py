@@ -7,6 +7,7 @@ import json
 from typing import Any
 
 from openk2.synth.world.spec import WorldSpec
+from openk2.synth.world.tree import said
 
 Record = dict[str, Any]
 _JOURNAL = 20  # changes that can be undone
@@ -50,7 +51,7 @@ class State:
     def find(self, entity: str, key: Any, error: str) -> Record:
         record = self.tables[entity].get(key) if isinstance(key, str) else None
         if record is None:
-            raise Refused(error, f"There is no {entity.replace('_', ' ')} {key!r}.")
+            raise Refused(error, f"There is no {said(entity)} {key!r}.")
         return record
 
     def refuse(self, code: str, message: str, arguments: dict[str, Any]) -> None:

@@ -18,6 +18,11 @@ Kind = Literal["text", "int", "money", "time", "flag", "choice", "id", "ids", "t
 Operator = Literal["==", "!=", "<", "<=", ">", ">=", "in", "has"]
 
 
+def said(name: str) -> str:
+    """A name of an entity, a field or a value as people say it."""
+    return name.replace("_", " ")
+
+
 @dataclass(frozen=True)
 class Type:
     """Of a field or an argument. `of`: the entity of an id or of ids; `values`: of a choice, or of each of `texts`;

@@ -6,7 +6,7 @@ from openk2.synth.world import claims as c
 from openk2.synth.world.draft import Draft, id_param
 from openk2.synth.world.filters import asked, narrow, order, page_params
 from openk2.synth.world.schemas import Operation, Slot
-from openk2.synth.world.tree import Field, Param, Type
+from openk2.synth.world.tree import Field, Param, Type, said
 
 CREATE = set(
     "create register add import allocate purchase request submit invite provision define post upload send put start "
@@ -340,7 +340,7 @@ def _copy(draft: Draft, operation: Operation) -> bool:
 def _bulk(draft: Draft, operation: Operation, verb: str) -> bool:
     """`batch_update_job`, `batch_get_job`, `batch_delete_job`: many records at once."""
     entity = operation.noun
-    ids = Param(f"{entity}_ids", Type("ids", entity), f"Ids of {entity.replace('_', ' ')} records.")
+    ids = Param(f"{entity}_ids", Type("ids", entity), f"Ids of {said(entity)} records.")
     if verb in GET:
         claims: list[c.Claim] = [c.Lists(entity, _shown(draft, operation, 8), ((ids.name, "id", "in"),))]
         draft.tool(operation.name, operation.doc, [ids], claims, "list", operation.source)

@@ -13,7 +13,7 @@ from openk2.synth.world.lower import lower
 from openk2.synth.world.populate import populate
 from openk2.synth.world.spec import Tool, WorldSpec
 from openk2.synth.world.state import Refused, State
-from openk2.synth.world.tree import Cond, Kind, Param, Program, Type
+from openk2.synth.world.tree import Cond, Kind, Param, Program, Type, said
 
 Result = dict[str, Any]
 _KEPT = 16  # first states: making one costs as much as a few hundred calls
@@ -186,7 +186,7 @@ def schema(tool: Tool) -> dict[str, Any]:
         if p.high is not None:
             shape["maximum"] = p.high
         unit = {"money": " (in cents)", "time": " (in minutes)"}.get(p.type.kind, "")
-        properties[p.name] = shape | {"description": (p.doc or p.name.replace("_", " ")) + unit}
+        properties[p.name] = shape | {"description": (p.doc or said(p.name)) + unit}
     required = [p.name for p in tool.params if p.required]
     return {"type": "object", "properties": properties, "required": required, "additionalProperties": False}
 
